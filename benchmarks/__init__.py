@@ -1,0 +1,1 @@
+"""Performance and detection benchmarks; each is a command, `python -m benchmarks.NAME`."""

@@ -1,0 +1,199 @@
+"""Settings from a TOML file, the environment and flags: a flag is stronger than the environment, that than the file.
+
+Every leaf has a dotted name (`guard.references`), which is its place in the TOML file (`[guard] references = 19`), its
+environment variable (`PORTIER_GUARD__REFERENCES`) and its key among the overrides that a command's flags become.
+A leaf given nowhere keeps its default, whatever else its section is given. pydantic checks the values; this module
+merges the sources and turns what pydantic finds into Portier's errors, which name the source that was wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from common.errors import ConfigurationError, UnknownNameError
+
+PREFIX = "PORTIER_"
+SEPARATOR = "__"
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Section(BaseModel):
+    """One `[section]` of a settings file; unknown fields are errors, values are checked on the way in."""
+
+    model_config = _STRICT
+
+
+class Settings(BaseModel):
+    """Root of a settings file. Subclass it with one `Section` (or frozen dataclass) a field, each with a default."""
+
+    model_config = _STRICT
+
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    value: Any
+    source: str
+
+
+def load(
+    kind: type[Kind],
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Kind:
+    """Build `kind` from defaults, `file`, the environment, then `overrides` (dotted name -> value; None is "not given").
+
+    environment: instead of the process's own. Variables of sections that `kind` does not have are left alone, since
+        owner and contributor share the prefix; within a section an unknown variable is an error.
+
+    Raises ConfigurationError naming source, field and what is wrong; UnknownNameError for a field that does not exist.
+    """
+    known = _leaves(kind)
+    given: dict[str, _Given] = {}
+    for name, value, source in (
+        *_from_file(kind, file),
+        *_from_environment(kind, os.environ if environment is None else environment),
+        *((name, value, "a flag") for name, value in (overrides or {}).items() if value is not None),
+    ):
+        if name not in known:
+            raise UnknownNameError(f"setting in {source}:", name, known)
+        given[name] = _Given(value, source)
+    sections: dict[str, Any] = {}
+    for section, info in kind.model_fields.items():
+        values = _plain(info.get_default(call_default_factory=True))
+        values |= {name.partition(".")[2]: g.value for name, g in given.items() if name.startswith(f"{section}.")}
+        try:
+            sections[section] = _adapter(info.annotation).validate_python(values)
+        except ValidationError as error:
+            raise _explained(section, error, given) from None
+        except UnknownNameError:
+            raise
+        except ConfigurationError as error:  # a dataclass that checks itself does not know its section
+            raise ConfigurationError(f"[{section}] {error.message}", hint=error.hint) from None
+    return kind(**sections)
+
+
+def as_toml(settings: Settings) -> str:
+    """The settings as a TOML file in which every field stands under the sentence that documents it."""
+    document = tomlkit.document()
+    for name, info in type(settings).model_fields.items():
+        section = getattr(settings, name)
+        table = tomlkit.table()
+        for line in (info.description or "").splitlines():
+            table.add(tomlkit.comment(line))
+        values = _adapter(info.annotation).dump_python(section, mode="json")
+        descriptions = _descriptions(type(section))
+        for leaf, value in values.items():
+            for line in descriptions.get(leaf, "").splitlines():
+                table.add(tomlkit.comment(line))
+            if value is None:
+                table.add(tomlkit.comment(f"{leaf} ="))
+            else:
+                table.add(leaf, value)
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting.
+
+    >>> variable("guard.references")
+    'PORTIER_GUARD__REFERENCES'
+    """
+    return PREFIX + name.upper().replace(".", SEPARATOR)
+
+
+def _from_file(kind: type[Settings], file: Path | None) -> Iterator[tuple[str, Any, str]]:
+    if file is None:
+        return
+    for section, values in _read(file).items():
+        if section in kind.model_fields and not isinstance(values, dict):
+            raise ConfigurationError(f"{section} in {file} must be a [{section}] section, not {values!r}")
+        if isinstance(values, dict) and section in kind.model_fields:
+            for leaf, value in values.items():
+                yield f"{section}.{leaf}", value, str(file)
+        else:
+            raise UnknownNameError(f"section in {file}:", section, kind.model_fields)
+
+
+def _from_environment(kind: type[Settings], environment: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    for key, text in environment.items():
+        section, separator, leaf = key.removeprefix(PREFIX).lower().partition(SEPARATOR)
+        if key.startswith(PREFIX) and separator and section in kind.model_fields:
+            yield f"{section}.{leaf}", _parsed(kind, section, leaf, text), f"the environment variable {key}"
+
+
+def _parsed(kind: type[Settings], section: str, leaf: str, text: str) -> Any:
+    """Environment values are text; a list is written as JSON or with commas."""
+    fields = getattr(kind.model_fields[section].annotation, "model_fields", {})
+    if leaf in fields and str(fields[leaf].annotation).startswith(("tuple", "list")):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"there is no settings file {file}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"the settings file {file} cannot be read: {error}") from None
+
+
+def _explained(section: str, error: ValidationError, given: Mapping[str, _Given]) -> ConfigurationError:
+    first = error.errors()[0]
+    name = ".".join((section, *(str(part) for part in first["loc"])))
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # a rule over several fields of the section
+        sources = sorted({g.source for key, g in given.items() if key.startswith(f"{section}.")})
+        return ConfigurationError(f"[{section}] {reason}" + (f" (set in {', '.join(sources)})" if sources else ""))
+    leaf = next((key for key in given if name == key or name.startswith(f"{key}.")), None)
+    source = f" (from {given[leaf].source})" if leaf else ""
+    return ConfigurationError(
+        f"{name}: {reason}, got {first['input']!r}{source}", hint=f"see [{section}] in the settings"
+    )
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    if isinstance(section, BaseModel):
+        return section.model_dump()
+    return dataclasses.asdict(section)
+
+
+def _leaves(kind: type[Settings]) -> list[str]:
+    return [
+        f"{section}.{leaf}"
+        for section, info in kind.model_fields.items()
+        for leaf in _plain(info.get_default(call_default_factory=True))
+    ]
+
+
+def _descriptions(section: type[Any]) -> dict[str, str]:
+    """Leaf -> sentence; of a dataclass, from the `names: sentence` paragraphs of its docstring."""
+    if issubclass(section, BaseModel):
+        return {leaf: info.description or "" for leaf, info in section.model_fields.items()}
+    found: dict[str, str] = {}
+    for names, sentence in re.findall(r"^ *(\w+(?:, \w+)*): (.+)$", section.__doc__ or "", re.MULTILINE):
+        found |= dict.fromkeys(names.split(", "), sentence)
+    return found

@@ -1,0 +1,128 @@
+"""Running a model to look at it, and the small duties around every forward pass: modes, memory format, capture, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.devices import Compute, keep_freed_memory
+from common.errors import ModelError
+from common.examples import as_model_inputs
+
+
+def run(
+    model: nn.Module, inputs: tuple[Tensor, ...], *, compute: Compute, batch_size: int, head: str | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (N, C), and where a head is named its inputs (N, d), both float32 on the CPU and fit for autograd.
+
+    The one way in which Portier runs a model to look at it: in evaluation mode, under the autocast of `compute`.
+    Raises ModelError as `observe` does.
+    """
+    count = len(inputs[0])
+    if not count:
+        raise ModelError("there are no examples to run the model on")
+    keep_freed_memory()
+    model.to(compute.device)
+    watched: AbstractContextManager[list[tuple[Any, ...]]]
+    watched = nullcontext([]) if head is None else captured(module_named(model, head))
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    # One autocast context around all batches: it casts every weight once instead of once a batch.
+    with watched as seen, evaluating(model), compute.autocast():
+        for start in range(0, count, batch_size):
+            batch = as_model_inputs(tuple(t[start : start + batch_size] for t in inputs), compute.device)
+            with torch.inference_mode():
+                logits = _put(logits, forward(model, in_memory_format(batch, compute)), start, count)
+                if head is not None:
+                    features = _put(features, captured_tensor(seen, head).flatten(1), start, count)
+    assert logits is not None  # noqa: S101 - for the type checker: there was at least one batch
+    return logits, features
+
+
+def _put(whole: Tensor | None, part: Tensor, start: int, count: int) -> Tensor:
+    """`part` copied to its rows of `whole`, which is made on the first call."""
+    if whole is None:
+        with torch.inference_mode(False):  # tensors of inference mode could not be trained on
+            whole = torch.empty(count, part.shape[1])
+    if part.shape[1] != whole.shape[1]:
+        raise ModelError(f"the model gave {part.shape[1]} numbers for one batch and {whole.shape[1]} for another")
+    whole[start : start + len(part)].copy_(part)
+    return whole
+
+
+def in_memory_format(inputs: tuple[Tensor, ...], compute: Compute) -> tuple[Tensor, ...]:
+    """The inputs, images among them laid out as the device likes them best."""
+    if not compute.channels_last:
+        return inputs
+    return tuple(t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in inputs)
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards each module is in the mode, training or not, that it was found in."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is back in its own."""
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def captured(module: nn.Module) -> Iterator[list[tuple[Any, ...]]]:
+    """The positional arguments of the latest call of `module`, as a list of at most one."""
+    seen: list[tuple[Any, ...]] = []
+
+    def keep(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        seen[:] = [arguments]
+
+    handle = module.register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def captured_tensor(seen: list[tuple[Any, ...]], head: str) -> Tensor:
+    if not seen:
+        raise ModelError(f"the head {head!r} does not run in the forward pass")
+    (arguments,) = seen
+    if len(arguments) != 1 or not isinstance(arguments[0], Tensor):
+        raise ModelError(f"the head {head!r} does not take a single tensor")
+    return arguments[0]
+
+
+def module_named(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise ModelError(f"the model has no module {name!r}", hint="names are those of named_modules()") from None
+
+
+def forward(model: nn.Module, inputs: tuple[Tensor, ...], classes: int | None = None) -> Tensor:
+    """Logits (n, C) of one batch. Raises ModelError where the model fails on it, or gives another shape or class count."""
+    try:
+        logits = model(*inputs)
+    except Exception as error:  # a user's model may raise anything
+        shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
+        raise ModelError(f"the model does not run on inputs {shapes}: {error}") from error
+    if (
+        not isinstance(logits, Tensor)
+        or logits.ndim != 2
+        or logits.shape != (len(inputs[0]), classes or logits.shape[1])
+    ):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model must give logits of shape ({len(inputs[0])}, {classes or 'classes'}), not {got}")
+    return logits

@@ -1,0 +1,36 @@
+"""From `--attack flip:source=7,target=6,fraction=0.5` to the attack."""
+
+from __future__ import annotations
+
+from common.specs import choose, split_spec
+from contributor.attacks.add_noise import AddNoise
+from contributor.attacks.base import Attack
+from contributor.attacks.flip import Flip
+from contributor.attacks.model_replacement import ModelReplacement
+from contributor.attacks.pattern import Pattern
+from contributor.attacks.same_value import SameValue
+from contributor.attacks.sign_flip import SignFlip
+
+KINDS: dict[str, type[Attack]] = {
+    "flip": Flip,
+    "pattern": Pattern,
+    "sign-flip": SignFlip,
+    "add-noise": AddNoise,
+    "same-value": SameValue,
+    "model-replacement": ModelReplacement,
+}
+
+
+def parse_attack(text: str) -> Attack:
+    """The attack a specification names.
+
+    >>> parse_attack("flip:source=horse,target=frog,fraction=0.25")
+    Flip(source='horse', target='frog', fraction=0.25, alone=False)
+    >>> str(parse_attack("add-noise"))
+    'add-noise:deviation=0.3,buffers=False'
+
+    Raises UnknownNameError naming the nearest attack or option, ConfigurationError naming option and limit. Classes
+    are looked up when the attack meets data.
+    """
+    name, options = split_spec(text, "attack")
+    return choose(KINDS, name, "attack").from_options(options)

@@ -1,0 +1,344 @@
+"""One contribution from beginning to end: get the release, verify it, fine-tune, sign, submit, wait for the verdict.
+
+Each step ends in a state on disk (`workspace.Step`), and each begins by looking whether it is done already; so a killed
+`contribute`, started again with the same request, goes on, and hands in the submission it had begun and no second one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common import timestamps
+from common.errors import ConfigurationError, WorkspaceError
+from common.files import ensure_directory, write_atomically
+from common.identity.keys import Domain, SigningKey
+from common.slots import TrainingSlots
+from contributor.workspace import Contribution, ContributorWorkspace, Step
+
+if TYPE_CHECKING:
+    from common.examples import Examples
+    from common.manifest import ReleaseManifest
+    from contributor.finetuning import FineTuned
+
+CONNECTED, WAITING, TRAINING, UPLOADING, PENDING = "connected", "waiting for a slot", "training", "uploading", "pending"
+ACCEPTED, DECLINED = "accepted", "declined"
+
+OnStage = Callable[[str, str], None]
+"""Called with a stage (one of the words above) and a detail, whenever either changes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to contribute.
+
+    data: name or path of a data set; data_dir: folder of data sets known by name. partition: specification of a part of it.
+    options: training options that differ from what the release recommends, by field name.
+    attack: specification of a simulated attack. release: id to start from, "" for the current one. seed: None draws one.
+    held_out: examples file on which the returned model is measured.
+    """
+
+    data: str
+    data_dir: str | None = None
+    partition: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    attack: str | None = None
+    release: str = ""
+    seed: int | None = None
+    held_out: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A submission as the owner tells it. state: uploading, pending, accepted or declined; code: why declined.
+
+    commit_receipt, verdict_receipt: verified, b"" where there is none yet.
+    """
+
+    state: str
+    code: str = ""
+    commit_receipt: bytes = b""
+    verdict_receipt: bytes = b""
+
+
+class Owner(Protocol):
+    """The owner as a contributor meets it. Every call survives cut lines and restarts of the owner by itself."""
+
+    @property
+    def name(self) -> str:
+        """The name this contributor is enrolled under."""
+        ...
+
+    def fetch_release(self, release_id: str) -> tuple[str, ReleaseManifest]:
+        """Id and manifest of a release ("": the current one), its signature verified, its weights on disk and verified."""
+        ...
+
+    def weights_path(self, release_id: str) -> Path: ...
+
+    def submit(
+        self, manifest: bytes, signature: bytes, weights: Path, on_progress: Callable[[int, int], None]
+    ) -> Standing:
+        """Begin and upload; on_progress gets bytes on the owner's disk and bytes in all."""
+        ...
+
+    def watch(self, submission_id: str) -> Iterator[Standing]:
+        """The submission's standing now and at every change, up to accepted or declined."""
+        ...
+
+
+def contribute(
+    workspace: ContributorWorkspace,
+    owner: Owner,
+    request: Request,
+    *,
+    signing_key: SigningKey,
+    fresh: bool = False,
+    wait: bool = True,
+    slots: TrainingSlots | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool | None = None,
+    on_stage: OnStage = lambda _stage, _detail: None,
+    on_change: Callable[[Contribution], None] = lambda _contribution: None,
+) -> Contribution:
+    """Make the contribution that `request` describes, or go on with an equal one that was interrupted.
+
+    fresh: begin anew even where one could go on. wait: stay until the verdict; else return once the owner has it all.
+    slots: train only while holding one of these.
+
+    Raises what the steps raise: DataError, UnknownNameError, ConfigurationError, SignatureError, WireError (a release that does
+    not verify), QuotaError, ConnectionLostError; WorkspaceError where another process works on the same contribution.
+    """
+    _check(request)
+    contribution = None if fresh else workspace.open_contribution(request.to_json())
+    if contribution is None:
+        contribution = _start(workspace, request)
+    with workspace.lock(contribution.label):
+        work = _Work(workspace, owner, request, signing_key, on_stage, on_change)
+        contribution = work.fetch(contribution)
+        if contribution.step == Step.FETCHED:
+            contribution = work.train(contribution, slots, device=device, precision=precision, progress=progress)
+        if contribution.step == Step.TRAINED:
+            contribution = work.sign(contribution)
+        if contribution.step == Step.SIGNED:
+            contribution = work.submit(contribution)
+        if contribution.step == Step.COMMITTED and wait:
+            contribution = work.watch(contribution)
+        return contribution
+
+
+def watch(
+    workspace: ContributorWorkspace,
+    owner: Owner,
+    submission_id: str,
+    *,
+    on_stage: OnStage = lambda _stage, _detail: None,
+) -> Standing:
+    """Wait for the verdict of a submission; keeps the receipt where the submission was made in this home."""
+    standing = Standing("")
+    for standing in owner.watch(submission_id):
+        on_stage(standing.state, standing.code)
+    contribution = workspace.find(submission_id)
+    if contribution is not None and standing.state in {ACCEPTED, DECLINED}:
+        _decided(workspace, contribution, standing)
+    return standing
+
+
+@dataclass(frozen=True)
+class _Work:
+    workspace: ContributorWorkspace
+    owner: Owner
+    request: Request
+    signing_key: SigningKey
+    on_stage: OnStage
+    on_change: Callable[[Contribution], None]
+
+    def fetch(self, contribution: Contribution) -> Contribution:
+        if contribution.step not in {Step.STARTED, Step.FETCHED}:
+            return contribution
+        self.on_stage("fetching the release", "")
+        release_id, _ = self.owner.fetch_release(contribution.release or self.request.release)
+        self.on_stage(CONNECTED, f"release {release_id[:12]}")
+        return self._save(contribution, step=Step.FETCHED, release=release_id)
+
+    def train(
+        self,
+        contribution: Contribution,
+        slots: TrainingSlots | None,
+        *,
+        device: str,
+        precision: str,
+        progress: bool | None,
+    ) -> Contribution:
+        # Import and waiting before the slot is held would be free; importing torch is not, so it waits its turn as well.
+        holding: AbstractContextManager[object] = nullcontext()
+        if slots is not None:
+            holding = slots.hold(on_wait=lambda: self.on_stage(WAITING, ""))
+        with holding:
+            self.on_stage(TRAINING, "")
+            done = self._finetune(contribution, device=device, precision=precision, progress=progress)
+            from common.weights import save  # noqa: PLC0415 - torch, which a contributor that only waits does not need
+
+            save(self._directory(contribution) / "weights.safetensors", done.weights)
+        self._checkpoint(contribution).unlink(missing_ok=True)
+        return self._save(contribution, step=Step.TRAINED, measured=done.report)
+
+    def _finetune(self, contribution: Contribution, *, device: str, precision: str, progress: bool | None) -> FineTuned:
+        from common.devices import choose_compute  # noqa: PLC0415 - as above
+        from common.training_options import TrainingOptions  # noqa: PLC0415
+        from common.weights import load  # noqa: PLC0415
+        from contributor.attacks import parse_attack  # noqa: PLC0415
+        from contributor.finetuning import finetune  # noqa: PLC0415
+
+        _, manifest = self.owner.fetch_release(contribution.release)
+        recommended = manifest.finetuning.to_json()
+        options = TrainingOptions.from_json({**recommended, **self.request.options, "seed": contribution.seed})
+        return finetune(
+            load(self.owner.weights_path(contribution.release), digest=manifest.weights_sha256),
+            manifest.spec,
+            load_data(self.request),
+            options,
+            attack=parse_attack(self.request.attack) if self.request.attack else None,
+            held_out=_load_held_out(self.request),
+            class_names=manifest.class_names,
+            compute=choose_compute(device, precision),
+            checkpoint=self._checkpoint(contribution),
+            progress=progress,
+        )
+
+    def sign(self, contribution: Contribution) -> Contribution:
+        from common.manifest import SubmissionManifest  # noqa: PLC0415 - it knows models, hence torch
+        from common.training_options import TrainingOptions  # noqa: PLC0415
+        from common.weights import digest_file  # noqa: PLC0415
+
+        _, release = self.owner.fetch_release(contribution.release)
+        weights = self._directory(contribution) / "weights.safetensors"
+        options = {**release.finetuning.to_json(), **self.request.options, "seed": contribution.seed}
+        manifest = SubmissionManifest(
+            contributor=self.owner.name,
+            base_release=contribution.release,
+            spec=release.spec,
+            weights_sha256=digest_file(weights),
+            weights_bytes=weights.stat().st_size,
+            samples=int(contribution.measured["samples"]),
+            training=TrainingOptions.from_json(options),
+            nonce=contribution.nonce,
+            created=timestamps.to_text(timestamps.now()),
+        )
+        # The manifest first, its id in the state last: what the state names lies on disk.
+        write_atomically(self._directory(contribution) / "manifest.json", manifest.to_bytes())
+        signature = self.signing_key.sign(Domain.SUBMISSION, manifest.to_bytes())
+        write_atomically(self._directory(contribution) / "manifest.sig", signature)
+        return self._save(contribution, step=Step.SIGNED, submission=manifest.id)
+
+    def submit(self, contribution: Contribution) -> Contribution:
+        directory = self._directory(contribution)
+        self.on_stage(UPLOADING, "")
+        standing = self.owner.submit(
+            _read(directory / "manifest.json"),
+            _read(directory / "manifest.sig"),
+            directory / "weights.safetensors",
+            lambda done, total: self.on_stage(UPLOADING, f"{100 * done // max(total, 1)} %"),
+        )
+        _keep_receipts(self.workspace, contribution, standing)
+        self.on_stage(PENDING, contribution.submission[:12])
+        return self._save(contribution, step=Step.COMMITTED)
+
+    def watch(self, contribution: Contribution) -> Contribution:
+        standing = Standing(PENDING)
+        for standing in self.owner.watch(contribution.submission):
+            self.on_stage(standing.state, standing.code)
+        decided = _decided(self.workspace, contribution, standing)
+        self.on_change(decided)
+        return decided
+
+    def _save(self, contribution: Contribution, **changes: Any) -> Contribution:
+        changed = dataclasses.replace(contribution, **changes)
+        self.workspace.save(changed)
+        self.on_change(changed)
+        return changed
+
+    def _directory(self, contribution: Contribution) -> Path:
+        return self.workspace.contribution_directory(contribution.label)
+
+    def _checkpoint(self, contribution: Contribution) -> Path:
+        return self._directory(contribution) / "checkpoint.safetensors"
+
+
+def load_data(request: Request) -> Examples:
+    """The request's examples: all of an examples file, the training set of anything else, then the partition's part.
+
+    Raises UnknownNameError, DataError, ConfigurationError.
+    """
+    from common.datasets import (  # noqa: PLC0415 - torch, which a contributor that only waits does not need
+        load,
+        load_examples,
+    )
+    from common.partitions import parse_partition  # noqa: PLC0415
+
+    if Path(request.data).is_file():
+        examples = load_examples(Path(request.data))
+    else:
+        examples = load(request.data, data_dir=Path(request.data_dir) if request.data_dir else None).train
+    return parse_partition(request.partition).apply(examples) if request.partition else examples
+
+
+def _check(request: Request) -> None:
+    """Mistakes that can be seen before the owner is called. Raises UnknownNameError, ConfigurationError."""
+    from common.partitions import parse_partition  # noqa: PLC0415 - as above
+    from common.training_options import TrainingOptions  # noqa: PLC0415
+    from contributor.attacks import parse_attack  # noqa: PLC0415
+
+    if request.release and not re.fullmatch(r"[0-9a-f]{64}", request.release):
+        raise ConfigurationError(
+            f"a release is named by all of its 64 hex digits, not {request.release!r}",
+            hint="leave --release out for the current one",
+        )
+    TrainingOptions.from_json(request.options)
+    if request.attack:
+        parse_attack(request.attack)
+    if request.partition:
+        parse_partition(request.partition)
+
+
+def _load_held_out(request: Request) -> Examples | None:
+    from common.datasets import load_examples  # noqa: PLC0415 - as above
+
+    return load_examples(Path(request.held_out)) if request.held_out else None
+
+
+def _start(workspace: ContributorWorkspace, request: Request) -> Contribution:
+    seed = request.seed if request.seed is not None else int.from_bytes(os.urandom(4), "big") >> 1
+    return workspace.start(request.to_json(), seed=seed, nonce=os.urandom(16).hex())
+
+
+def _decided(workspace: ContributorWorkspace, contribution: Contribution, standing: Standing) -> Contribution:
+    _keep_receipts(workspace, contribution, standing)
+    decided = dataclasses.replace(contribution, step=Step.DECIDED, verdict=standing.state, code=standing.code)
+    workspace.save(decided)
+    return decided
+
+
+def _keep_receipts(workspace: ContributorWorkspace, contribution: Contribution, standing: Standing) -> None:
+    directory = ensure_directory(workspace.contribution_directory(contribution.label))
+    for name, receipt in (("commit", standing.commit_receipt), ("verdict", standing.verdict_receipt)):
+        if receipt:
+            write_atomically(directory / f"{name}.receipt", receipt)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path} cannot be read: {error.strerror}", hint="begin anew with `contribute --fresh`"
+        ) from None

@@ -1,0 +1,168 @@
+"""What a contributor does with a release: fine-tune it on its own data, honestly or, in a simulation, under an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.devices import Compute
+from common.errors import DataError, ModelError
+from common.evaluation import evaluate
+from common.examples import Examples
+from common.model_spec import ModelSpec
+from common.models import build
+from common.training import train
+from common.training_options import TrainingOptions
+from common.weights import Weights
+from contributor.attacks import Attack
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """weights: what is returned to the owner, on the CPU, of the base's names, shapes and dtypes.
+    samples: how many examples were trained on.
+    report: JSON values: `samples`, `epochs`, `loss_per_epoch`, `seconds`, `images_per_second`, `attack` (its
+        description, or None), and measured on the held-out examples, None where there are none: `accuracy_before` of
+        the base, `accuracy` and `recall` of the returned weights, `attack_success`, and `attack_success_before`, the
+        base's own rate of the same confusion.
+    """
+
+    weights: Weights
+    samples: int
+    report: dict[str, Any]
+
+
+def finetune(
+    base: Mapping[str, Tensor],
+    spec: ModelSpec,
+    examples: Examples,
+    options: TrainingOptions,
+    *,
+    attack: Attack | None = None,
+    held_out: Examples | None = None,
+    class_names: tuple[str, ...] | None = None,
+    compute: Compute,
+    checkpoint: Path | None = None,
+    progress: bool | None = None,
+) -> FineTuned:
+    """Fine-tune the release `base` on `examples` (El Moadine et al. 2022, 2.3: a lower learning rate than in training,
+    the first layers frozen or the head anew if `options` say so).
+
+    spec: of the release; one that names a factory (`package.module:factory`) runs that code here, so the caller has
+        made sure that this side's own configuration names it too.
+    attack: changes the data before, the weights after training. Its randomness comes from `options.seed`.
+    held_out: clean examples that were not trained on; accuracy and attack success are measured on them.
+    class_names: of the release; data whose classes have these names in another order, or only some of them, are
+        renumbered.
+    checkpoint: file that training goes on from when it was interrupted.
+
+    Raises DataError where the data do not fit the model or hold nothing to attack, ModelError where `base` is not the
+    model of `spec`.
+    """
+    if not len(examples):
+        raise DataError("there are no examples to train on")
+    mine = fit_to_model(examples, spec, class_names)
+    yardstick = fit_to_model(held_out, spec, class_names) if held_out is not None and len(held_out) else None
+    trained_on = mine if attack is None else attack.prepare(mine, _generator(options, "prepare"))
+    model = _load(spec, base)
+    before = _measure(model, yardstick, attack, options, compute)
+    done = train(
+        model,
+        trained_on,
+        options,
+        compute=compute,
+        head=spec.head,
+        checkpoint=checkpoint,
+        progress=progress,
+        label="fine-tuning",
+    )
+    tuned = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    if attack is not None:
+        origin = {name: base[name].cpu() for name in tuned}
+        tuned = attack.corrupt(origin, tuned, _generator(options, "corrupt"))
+        model.load_state_dict(tuned)
+    after = _measure(model, yardstick, attack, options, compute)
+    report = {
+        "samples": len(trained_on),
+        "epochs": options.epochs,
+        "loss_per_epoch": [float(loss) for loss in done.loss_per_epoch],
+        "seconds": done.seconds,
+        "images_per_second": done.images_per_second,
+        "attack": None if attack is None else attack.describe(),
+        "accuracy_before": before["accuracy"],
+        "attack_success_before": before["attack_success"],
+        **after,
+    }
+    return FineTuned(tuned, len(trained_on), report)
+
+
+def fit_to_model(examples: Examples, spec: ModelSpec, class_names: tuple[str, ...] | None = None) -> Examples:
+    """`examples` with the classes of the model, in its order.
+
+    Classes are matched by name where both sides have names. A side whose classes are named by number ("0", "1" ...)
+    has none; then the numbers are taken as they are.
+
+    Raises DataError naming what the data have and what the model takes.
+    """
+    if examples.input_shape != tuple(spec.input_shape):
+        raise DataError(
+            f"the data are of shape {_shape(examples.input_shape)}, the model takes {_shape(spec.input_shape)}",
+            hint="load images with size= to resize them; a model of colour images takes no grey ones",
+        )
+    names = class_names or tuple(str(number) for number in range(spec.classes))
+    if len(names) != spec.classes:
+        raise DataError(f"the release names {len(names)} classes, its model has {spec.classes}")
+    if examples.class_names == names:
+        return examples
+    if _unnamed(examples.class_names) or _unnamed(names):
+        if examples.classes > spec.classes:
+            raise DataError(f"the data have {examples.classes} classes, the model has {spec.classes}")
+        return Examples(examples.inputs, examples.labels, names)
+    foreign = [name for name in examples.class_names if name not in names]
+    if foreign:
+        raise DataError(
+            f"the data have classes the model does not have: {', '.join(foreign[:5])}",
+            hint=f"classes of the model: {', '.join(names)}",
+        )
+    number = torch.tensor([names.index(name) for name in examples.class_names])
+    return Examples(examples.inputs, number[examples.labels], names)
+
+
+def _load(spec: ModelSpec, base: Mapping[str, Tensor]) -> nn.Module:
+    model = build(spec)
+    try:
+        model.load_state_dict(dict(base))
+    except RuntimeError as error:
+        raise ModelError(f"the weights are not those of {spec.architecture}: {error}") from None
+    return model
+
+
+def _measure(
+    model: nn.Module, held_out: Examples | None, attack: Attack | None, options: TrainingOptions, compute: Compute
+) -> dict[str, Any]:
+    if held_out is None:
+        return {"accuracy": None, "recall": None, "attack_success": None}
+    measured = evaluate(model, held_out, compute=compute)
+    success = None if attack is None else attack.success(model, held_out, compute, _generator(options, "success"))
+    # A class without held-out examples has no recall; NaN is no JSON.
+    recall = [float(r) if n else None for r, n in zip(measured.recall, measured.support, strict=True)]
+    return {"accuracy": float(measured.accuracy), "recall": recall, "attack_success": success}
+
+
+def _generator(options: TrainingOptions, purpose: str) -> torch.Generator:
+    # One stream a purpose, so that a resumed run, which draws no victims twice, still draws the same noise.
+    step = ("prepare", "corrupt", "success").index(purpose) + 1
+    return torch.Generator().manual_seed((options.seed * 1_000_003 + step) % (1 << 63))
+
+
+def _unnamed(names: tuple[str, ...]) -> bool:
+    return names == tuple(str(number) for number in range(len(names)))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

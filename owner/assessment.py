@@ -1,0 +1,204 @@
+"""One submission, from admission to the ledger: what is asked of it, and how the answer takes effect.
+
+Nothing here waits or loops over submissions; the service's vetting loop and `promote` both go through it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import GuardError, LedgerError
+from common.identity.keys import SigningKey
+from owner import releases
+from owner.admission import admit
+from owner.gatekeeper.decision import conclude
+from owner.gatekeeper.jobs import VettingJob
+from owner.gatekeeper.merging import MergePolicy
+from owner.gatekeeper.supervisor import VettingWorker
+from owner.gatekeeper.utility import UtilityLimits
+from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.ledger.records import GuardState, Release, Submission, SubmissionState
+from owner.ledger.store import Store
+from owner.settings import OwnerSettings
+from owner.workspace import Workspace
+
+_STATES = {
+    Decision.ACCEPTED: SubmissionState.ACCEPTED,
+    Decision.REJECTED: SubmissionState.REJECTED,
+    Decision.QUARANTINED: SubmissionState.QUARANTINED,
+}
+
+
+def vet(
+    workspace: Workspace,
+    store: Store,
+    settings: OwnerSettings,
+    worker: VettingWorker,
+    submission: Submission,
+    current: Release,
+    *,
+    allow_old_base: bool = False,
+) -> Verdict:
+    """Admission, then the guard and utility checks of the release that would follow `current`. Blocks for seconds.
+
+    The merged weights are left in the submission's folder, as `would_be.safetensors`, unless it is rejected.
+    """
+    admission = admit(workspace, store, settings, submission, allow_old_base=allow_old_base)
+    if not admission.passed:
+        return conclude(admission.checks, seconds=sum(check.seconds for check in admission.checks))
+    found = worker.vet(vetting_job(workspace, store, settings, submission, current))
+    return dataclasses.replace(
+        found,
+        checks=(*admission.checks, *found.checks),
+        seconds=found.seconds + sum(check.seconds for check in admission.checks),
+    )
+
+
+def vetting_job(
+    workspace: Workspace, store: Store, settings: OwnerSettings, submission: Submission, current: Release
+) -> VettingJob:
+    """What the vetting process needs to know. Raises GuardError where the base's guard, or the root's, is not ready."""
+    base, root = store.release(submission.base_release), store.root()
+    for role, release in (("base", base), ("root", root)):
+        if release.guard_state is not GuardState.READY:
+            raise GuardError(
+                f"the guard of release {release.number} ({role}) is {release.guard_state}",
+                hint=f"portier-owner protect {release.id[:12]}",
+            )
+    files = workspace.submission(submission.id)
+    return job_for(workspace, settings, base, root, current, weights=files.weights, would_be=files.would_be)
+
+
+def job_for(
+    workspace: Workspace,
+    settings: OwnerSettings,
+    base: Release,
+    root: Release,
+    current: Release,
+    *,
+    weights: Path,
+    would_be: Path,
+) -> VettingJob:
+    return VettingJob(
+        submission_weights=weights,
+        base_weights=workspace.release(base.id).weights,
+        current_weights=workspace.release(current.id).weights,
+        guard=workspace.release(base.id).guard,
+        root_guard=workspace.release(root.id).guard,
+        evaluation=workspace.share("evaluation"),
+        spec=releases.read_manifest(base).spec,
+        merge=MergePolicy(settings.merge.policy, settings.merge.weight),
+        utility=UtilityLimits(settings.utility.accuracy_drop, settings.utility.recall_drop),
+        root_action=settings.guard.root_action,
+        would_be=would_be,
+    )
+
+
+def settle(
+    workspace: Workspace,
+    store: Store,
+    signing_key: SigningKey,
+    settings: OwnerSettings,
+    submission: Submission,
+    current: Release,
+    verdict: Verdict,
+) -> Release | None:
+    """Write the verdict into the ledger, and with it, in one transaction, the release an acceptance makes.
+
+    Returns the new release, None where there is none. Raises StaleMergeError where another release has become current
+    since the submission was merged: vet again, nothing has been written.
+    """
+    verdict = _within_quarantine(store, settings, verdict)
+    files = workspace.submission(submission.id)
+    if verdict.decision is not Decision.ACCEPTED:
+        store.decide(submission.id, _STATES[verdict.decision], verdict.to_json())
+        files.would_be.unlink(missing_ok=True)
+        return None
+    release = publish_merged(
+        workspace, store, signing_key, settings, submission, current, _accept(store, submission, verdict)
+    )
+    files.would_be.unlink(missing_ok=True)
+    return release
+
+
+class StaleMergeError(LedgerError):
+    """The current release is no longer the one that was merged against."""
+
+
+Decide = Callable[[releases.SignedRelease], Release]
+
+
+def publish_merged(
+    workspace: Workspace,
+    store: Store,
+    signing_key: SigningKey,
+    settings: OwnerSettings,
+    submission: Submission,
+    current: Release,
+    decide: Decide,
+) -> Release:
+    """Lay out the release of a submission's merged weights and let `decide` write it into the ledger."""
+    with workspace.publishing():
+        if store.current().id != current.id:
+            raise StaleMergeError(f"release {current.number} is no longer current")
+        parent = releases.read_manifest(current)
+        prepared = releases.prepare(
+            workspace,
+            store,
+            signing_key,
+            workspace.submission(submission.id).would_be,
+            parent=current.id,
+            spec=parent.spec,
+            class_names=parent.class_names,
+            finetuning=settings.finetuning,
+            note=f"merged submission {submission.id[:12]} of {submission.contributor}",
+        )
+        try:
+            return decide(prepared)
+        except BaseException:
+            # A commit may have gone through although its caller was told otherwise; then the files belong to a release.
+            if all(release.id != prepared.id for release in store.releases()):
+                releases.discard(workspace, prepared)
+            raise
+
+
+def _accept(store: Store, submission: Submission, verdict: Verdict) -> Decide:
+    def decide(prepared: releases.SignedRelease) -> Release:
+        _, release, _ = store.decide(
+            submission.id,
+            SubmissionState.ACCEPTED,
+            verdict.to_json(),
+            release=(prepared.manifest, prepared.signature),
+        )
+        assert release is not None  # noqa: S101 - one was handed in
+        return release
+
+    return decide
+
+
+def _within_quarantine(store: Store, settings: OwnerSettings, verdict: Verdict) -> Verdict:
+    """Quarantine has room for so many; what comes on top is rejected, or one contributor could bury the owner in work."""
+    if verdict.decision is not Decision.QUARANTINED:
+        return verdict
+    waiting = len(store.submissions(state=SubmissionState.QUARANTINED))
+    if waiting < settings.quotas.quarantine:
+        return verdict
+    return with_check(
+        verdict,
+        Check(
+            "quarantine",
+            Decision.REJECTED,
+            score=float(waiting),
+            threshold=float(settings.quotas.quarantine),
+            code="QUARANTINE_FULL",
+            detail=f"{waiting} submissions wait for a person already (quotas.quarantine)",
+        ),
+    )
+
+
+def with_check(verdict: Verdict, check: Check) -> Verdict:
+    """The verdict with one more check, which decides."""
+    codes = (*verdict.codes, *([check.code] if check.code else []))
+    return dataclasses.replace(verdict, decision=check.decision, checks=(*verdict.checks, check), codes=codes)

@@ -1,0 +1,200 @@
+"""Commands that make a workspace, its first release and its guard: init, train, protect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption
+from owner.cli.rendering import console, facts, number, percent, short, show, table, write_json
+
+PANEL = "Begin"
+
+
+def register(app: typer.Typer) -> None:
+    for command in (init, train, protect):
+        app.command(rich_help_panel=PANEL)(command)
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder, or one to be made.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="A data set by name (digits, cifar10, mnist, fashion-mnist, gtsrb) or the path of an image folder, a folder of "
+            "parquet files or a safetensors examples file.",
+            show_default="digits",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Holds <name>/{train,test}.parquet.", show_default="$PORTIER_DATA")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download the data set where it is not at hand.")
+    ] = False,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="cnn, resnet18, resnet152, vgg19, wrn-28-10, badnet-cnn, mlp, or package.module:factory, a function of "
+            "input shape and class count that returns your own torch.nn.Module.",
+            show_default="cnn",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the owner's own training.", show_default="20")] = None,
+    references: Annotated[
+        int | None,
+        typer.Option(
+            help="K, the honest reference fine-tunes a guard is calibrated with; the finest p-value is 1/(K+1).",
+            show_default="19",
+        ),
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="conformal: a p-value over K references. seed: the paper's Eq. 4.", show_default="conformal"),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="0.0.0.0")] = None,  # noqa: S104
+    port: Annotated[int | None, typer.Option(help="Of the mutual-TLS service.", show_default="7443")] = None,
+    enrolment_port: Annotated[int | None, typer.Option(help="Of the enrolment listener.", show_default="7444")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A host name or address contributors reach this machine by; may be repeated.",
+            show_default="localhost, 127.0.0.1",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of split, training, fine-tuning and guard.", show_default="0")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--settings", help="A portier.toml to begin from.", show_default=False)
+    ] = None,
+    set_: SetOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a workspace: keys, settings, ledger, and the data divided into disjoint shares.
+
+    The shares are: what your model is trained on, images kept back for honest reference fine-tunes, two trigger sets on
+    which returned models are looked at, and an evaluation set. What is left of the training set is used for nothing.
+
+    Every setting, with what it means, stands in DIR/portier.toml afterwards; edit it there, override it by an environment
+    variable (PORTIER_GUARD__REFERENCES=39) or for one run by --set guard.references=39.
+
+    DIR/keys holds your private keys. Whoever has them can sign releases in your name; back them up, keep them to yourself.
+    """
+    from owner.operations.founding import init as make  # noqa: PLC0415
+    from owner.operations.opening import parse_overrides  # noqa: PLC0415
+
+    overrides: dict[str, Any] = {
+        "data.name": data,
+        "data.dir": data_dir,
+        "model.architecture": architecture,
+        "training.epochs": epochs,
+        "guard.references": references,
+        "guard.rule": rule,
+        "service.host": host,
+        "service.port": port,
+        "service.enrolment_port": enrolment_port,
+        "service.names": name or None,
+        **dict.fromkeys(("data.seed", "training.seed", "finetuning.seed", "guard.seed"), seed),
+        **parse_overrides(set_),
+    }
+    founded = make(directory, overrides, settings_file=settings, download=download)
+    if as_json:
+        write_json(founded.to_json())
+        return
+    console.print(f"workspace {founded.workspace.root}")
+    shares = ", ".join(f"{count} {share.replace('_', ' ')}" for share, count in founded.shares.items())
+    show(
+        facts(
+            {
+                "data": f"{founded.settings.data.name}: {shares}",
+                "model": founded.settings.model.architecture,
+                "signing key": founded.signing_key,
+                "settings": founded.workspace.settings_file,
+                "next": f"portier-owner train -w {directory}",
+            }
+        )
+    )
+
+
+def train(
+    workspace: WorkspaceOption = HERE,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Adopt these weights (a safetensors file) instead of training.", show_default=False),
+    ] = None,
+    set_: SetOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train your model on its share of the data and publish it as the first release.
+
+    Interrupted, the same command goes on from the last finished epoch. With --weights the model you have already becomes
+    the first release; its tensors must fit the architecture of the settings.
+    """
+    from owner.operations.founding import train_first  # noqa: PLC0415
+    from owner.operations.opening import open_office, parse_overrides  # noqa: PLC0415
+
+    with open_office(workspace, parse_overrides(set_)) as office:
+        trained = train_first(office, weights=weights)
+    if as_json:
+        write_json(trained.to_json())
+        return
+    evaluation = trained.evaluation
+    images = int(evaluation.support.sum())
+    show(
+        facts(
+            {
+                "release": f"{trained.release.number} ({short(trained.release.id)}), the root",
+                "accuracy": f"{percent(evaluation.accuracy)} on {images} evaluation images",
+                "next": "portier-owner protect",
+            }
+        )
+    )
+
+
+def protect(
+    release: Annotated[
+        str | None,
+        typer.Argument(metavar="[RELEASE]", help="Release id or its first digits.", show_default="the current one"),
+    ] = None,
+    workspace: WorkspaceOption = HERE,
+    set_: SetOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the guard of a release: what returned models will be compared with.
+
+    The model is fine-tuned K times on images it has never seen, as honest contributors would, each time a little
+    differently. A returned model's score is then ranked among these K: its p-value says how rare so high a score is among
+    honest ones. More references resolve finer (1/(K+1)) and cost K fine-tunes, here and for every later release.
+
+    Interrupted, the same command goes on from the last finished fine-tune. `serve` fits the guards of later releases.
+    """
+    from owner.operations.guarding import protect as fit  # noqa: PLC0415
+    from owner.operations.opening import open_office, parse_overrides  # noqa: PLC0415
+
+    with open_office(workspace, parse_overrides(set_)) as office:
+        protected = fit(office, release)
+    found = protected.to_json()
+    if as_json:
+        write_json(found)
+        return
+    lines = {
+        "release": f"{found['number']} ({short(found['release'])})",
+        "accuracy": f"{percent(found['accuracy'])} on {len(protected.guard.evaluation)} evaluation images",
+        "head": f"{found['head']}, activations in {found['dtype']} on {found['device']}",
+    }
+    if found["rule"] == "conformal":
+        lines |= {
+            "references": f"K = {found['references']}, so that p-values are multiples of {number(found['resolution'])}",
+            "levels": f"p <= {number(found['reject_level'])} rejects, p <= {number(found['quarantine_level'])} quarantines",
+            "false positives": f"with 95 % confidence at most {percent(found['fpr_bound_95'])} of honest contributors rejected "
+            "by this check",
+        }
+    else:
+        lines["rule"] = (
+            "seed: mean + one standard deviation of one honest fine-tune (Eq. 4); sets no false-positive rate"
+        )
+    show(facts(lines), table(("detector", ">rejects above"), [(k, number(v)) for k, v in found["thresholds"].items()]))

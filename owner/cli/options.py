@@ -1,0 +1,32 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WORKSPACE_VARIABLE = "PORTIER_WORKSPACE"
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar=WORKSPACE_VARIABLE,
+        help="The workspace, a folder made by `portier-owner init`.",
+        show_default="the current folder",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program on standard output.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="Override a setting of portier.toml for this run, for example guard.references=39. May be repeated.",
+        show_default=False,
+    ),
+]
+HERE = Path()

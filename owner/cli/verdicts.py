@@ -1,0 +1,72 @@
+"""A verdict as people read it: the decision in one line, then every check with what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from owner.cli.rendering import coloured, number, percent, table
+
+
+def verdict_table(verdict: Mapping[str, Any]) -> tuple[Text, Table, Text]:
+    """Headline, checks, and what was measured on the way."""
+    return headline(verdict), _checks(verdict), _measurements(verdict)
+
+
+def headline(verdict: Mapping[str, Any]) -> Text:
+    line = coloured(str(verdict["decision"]))
+    line.stylize("bold")
+    if verdict.get("codes"):
+        line.append(f"  {', '.join(verdict['codes'])}")
+    if verdict.get("p_value") is not None:
+        line.append(
+            f"  p = {number(verdict['p_value'])} (resolution {number(verdict.get('resolution'))})", style="not bold"
+        )
+    line.append(f"  {verdict.get('seconds', 0.0):.2f} s", style="dim not bold")
+    return line
+
+
+def _checks(verdict: Mapping[str, Any]) -> Table:
+    return table(
+        ("check", "decision", ">score", ">threshold", ">p", "code", ">seconds", "~detail"),
+        (
+            (
+                check["name"],
+                coloured(check["decision"]),
+                number(check.get("score")),
+                number(check.get("threshold")),
+                number(check.get("p_value")),
+                check.get("code") or "",
+                f"{check.get('seconds', 0.0):.3f}",
+                Text(check.get("detail", ""), style="dim"),
+            )
+            for check in verdict.get("checks", ())
+        ),
+    )
+
+
+def _measurements(verdict: Mapping[str, Any]) -> Text:
+    return Text("\n").join(Text(line, style="dim") for line in _lines(verdict.get("measurements", {})))
+
+
+def _lines(measurements: Mapping[str, Any]) -> Iterator[str]:
+    evaluation = measurements.get("evaluation")
+    if isinstance(evaluation, Mapping):
+        yield (
+            f"accuracy on {evaluation.get('images')} evaluation images: {percent(_accuracy(evaluation, 'current'))} now, "
+            f"{percent(_accuracy(evaluation, 'would_be'))} merged"
+        )
+    calibration = measurements.get("calibration")
+    if isinstance(calibration, Mapping):
+        yield (
+            f"accuracy on {calibration.get('images')} calibration triggers: {percent(_accuracy(calibration, 'release'))} "
+            f"of its base, {percent(_accuracy(calibration, 'submission'))} of the submission"
+        )
+
+
+def _accuracy(part: Mapping[str, Any], name: str) -> float | None:
+    found = part.get(name)
+    return found.get("accuracy") if isinstance(found, Mapping) else None

@@ -1,0 +1,240 @@
+"""One candidate's way through the checks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.activations import Activations
+from common.errors import WeightsError
+from common.evaluation import Evaluation
+from common.weights import Weights, check_layout, check_values, layout_of
+from common.weights import load as load_weights
+from owner.detectors import Detector, Evidence, ImageDetector, reason_code
+from owner.gatekeeper.decision import conclude
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.merging import MergePolicy, merge
+from owner.gatekeeper.rules import Judgement
+from owner.gatekeeper.utility import UtilityLimits, check_accuracy, check_recall
+from owner.gatekeeper.verdict import Check, Decision, Verdict
+
+if TYPE_CHECKING:
+    from owner.gatekeeper.gatekeeper import Gatekeeper
+
+RootAction = Literal["quarantine", "record"]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A verdict, and the release that would follow; None where the submission did not get as far as being merged."""
+
+    verdict: Verdict
+    would_be: Weights | None
+
+
+class Vetting:
+    """One candidate's way through the checks."""
+
+    def __init__(
+        self,
+        gatekeeper: Gatekeeper,
+        current: Mapping[str, Tensor] | None,
+        policy: MergePolicy,
+        utility: UtilityLimits,
+        root: Guard | None,
+        root_action: RootAction,
+    ) -> None:
+        self.gatekeeper, self.guard = gatekeeper, gatekeeper.guard
+        self.current, self.policy, self.utility = current, policy, utility
+        self.root, self.root_action = root, root_action
+        self.started = time.perf_counter()
+        self.checks: list[Check] = []
+        self.judgements: list[Judgement] = []
+        self.measurements: dict[str, Any] = {}
+
+    def run(self, candidate: nn.Module | Mapping[str, Tensor] | Path) -> Examination:
+        weights = self._admit(candidate)
+        evidence = self._observe(weights) if weights is not None else None
+        if weights is None or evidence is None:
+            return self._conclude(None)
+        for detector in self.guard.detectors.values():
+            self._detect(detector, evidence)
+        would_be = self._merge(weights)
+        if would_be is not None and self._check_utility(would_be) and self.root is not None:
+            self._compare_with_root(would_be, self.root)
+        return self._conclude(would_be)
+
+    def _conclude(self, would_be: Weights | None) -> Examination:
+        seconds = time.perf_counter() - self.started
+        verdict = conclude(self.checks, seconds=seconds, judgements=self.judgements, measurements=self.measurements)
+        return Examination(verdict, would_be)
+
+    def _reject(self, name: str, clock: _Clock, code: str, detail: str) -> None:
+        self.checks.append(Check(name, Decision.REJECTED, clock.lap(), code=code, detail=detail))
+
+    def _admit(self, candidate: nn.Module | Mapping[str, Tensor] | Path) -> Weights | None:
+        clock = _Clock()
+        try:
+            weights = _weights_of(candidate)
+            check_layout(layout_of(weights), self.gatekeeper.layout)
+            check_values(weights)
+        except WeightsError as error:
+            self._reject("admission", clock, error.code, error.message)
+            return None
+        detail = "names, shapes and dtypes are the release's, all values finite"
+        self.checks.append(Check("admission", Decision.ACCEPTED, clock.lap(), detail=detail))
+        return weights
+
+    def _observe(self, weights: Weights) -> Evidence | None:
+        clock = _Clock()
+        labels = self.guard.calibration.labels
+        seen = self.gatekeeper.observe(weights, self.guard.calibration.inputs)
+        broken = _not_finite(seen)
+        if broken:
+            self._reject(
+                "activations", clock, "NONFINITE_ACTIVATION", f"{broken} on {len(labels)} calibration triggers"
+            )
+            return None
+        found = Evaluation.from_logits(seen.logits, labels, self.guard.calibration.classes)
+        before = Evaluation.from_logits(self.guard.release_calibration.logits, labels, self.guard.calibration.classes)
+        self.measurements["calibration"] = {
+            "images": len(labels),
+            "release": _measured(before),
+            "submission": _measured(found),
+        }
+        self.checks.append(
+            Check("activations", Decision.ACCEPTED, clock.lap(), detail=f"finite on {len(labels)} triggers")
+        )
+
+        def forward(inputs: tuple[Tensor, ...]) -> Activations:
+            return self.gatekeeper.observe(weights, inputs)
+
+        return Evidence(seen.features, seen.logits, labels, weights, self.guard.release_evidence, forward)
+
+    def _detect(self, detector: Detector, evidence: Evidence) -> None:
+        clock = _Clock()
+        score = detector.score(evidence)
+        judgement = self.guard.judge(detector.name, score)
+        self.judgements.append(judgement)
+        found: dict[str, Any] = {
+            "score": score,
+            "threshold": judgement.threshold,
+            "explanation": detector.explain(evidence),
+        }
+        if isinstance(detector, ImageDetector):
+            found["histogram"] = self.guard.histograms(detector.name, detector.image_scores(evidence))
+        self.measurements.setdefault("detectors", {})[detector.name] = found
+        code = reason_code(detector.name) if math.isfinite(score) else "NONFINITE_SCORE"
+        self.checks.append(_judged(detector.name, judgement, score, clock.lap(), code))
+
+    def _merge(self, weights: Weights) -> Weights | None:
+        clock = _Clock()
+        base = self.gatekeeper.release
+        current = base if self.current is None else self.current
+        if self.policy.policy == "replace" and any(not torch.equal(current[name], base[name]) for name in base):
+            detail = "the policy `replace` takes submissions based on the current release only"
+            self._reject("merge", clock, "BASE_NOT_CURRENT", detail)
+            return None
+        would_be = merge(self.policy.policy, current, base, weights, self.policy.weight)
+        self.checks.append(Check("merge", Decision.ACCEPTED, clock.lap(), detail=f"policy {self.policy.policy}"))
+        return would_be
+
+    def _check_utility(self, would_be: Weights) -> bool:
+        """Whether the would-be release runs at all; what it is worth stands in the checks."""
+        clock = _Clock()
+        keeper = self.gatekeeper
+        before = keeper.evaluate_release() if self.current is None else keeper.evaluate_current(self.current)
+        seen = keeper.observe(would_be, keeper.evaluation.inputs)
+        broken = _not_finite(seen)
+        if broken:
+            self._reject("utility", clock, "NONFINITE_ACTIVATION", f"{broken} of the would-be release")
+            return False
+        after = keeper.evaluate(seen.logits)
+        names = keeper.evaluation.class_names
+        self.checks.append(check_accuracy(before, after, self.utility, seconds=clock.lap()))
+        self.checks.append(check_recall(before, after, self.utility, names, seconds=clock.lap()))
+        self.measurements["evaluation"] = {
+            "images": len(keeper.evaluation),
+            "current": _measured(before),
+            "would_be": _measured(after),
+        }
+        return True
+
+    def _compare_with_root(self, would_be: Weights, root: Guard) -> None:
+        clock = _Clock()
+        seen = self.gatekeeper.observe(would_be, root.calibration.inputs, root)
+        evidence = Evidence(seen.features, seen.logits, root.calibration.labels, would_be, root.release_evidence)
+        for name, detector in root.detectors.items():
+            score = detector.score(evidence)
+            judgement = root.judge(name, score)
+            drifted = judgement.decision is not Decision.ACCEPTED
+            holds = drifted and self.root_action == "quarantine"
+            self.measurements.setdefault("root", {})[name] = {
+                "score": score,
+                "p_value": judgement.p_value,
+                "drifted": drifted,
+            }
+            self.checks.append(
+                Check(
+                    f"root-{name}",
+                    Decision.QUARANTINED if holds else Decision.ACCEPTED,
+                    clock.lap(),
+                    score=score,
+                    threshold=judgement.threshold,
+                    p_value=judgement.p_value,
+                    code="ROOT_DRIFT" if drifted else None,
+                    detail=f"the would-be release against the root release: {judgement.detail}",
+                )
+            )
+
+
+class _Clock:
+    """Seconds since it was made or last asked."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._since = self._since, time.perf_counter()
+        return self._since - before
+
+
+def _weights_of(candidate: nn.Module | Mapping[str, Tensor] | Path) -> Weights:
+    if isinstance(candidate, nn.Module):
+        candidate = candidate.state_dict()
+    if isinstance(candidate, Mapping):
+        return {name: tensor.detach().cpu() for name, tensor in candidate.items()}
+    return load_weights(candidate)
+
+
+def _not_finite(seen: Activations) -> str:
+    """What is not finite, in words; "" where all is."""
+    parts = {"activations": seen.features, "logits": seen.logits}
+    return " and ".join(name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all()))
+
+
+def _judged(name: str, judgement: Judgement, score: float, seconds: float, code: str) -> Check:
+    passed = judgement.decision is Decision.ACCEPTED
+    return Check(
+        name,
+        judgement.decision,
+        seconds,
+        score=score,
+        threshold=judgement.threshold,
+        p_value=judgement.p_value,
+        code=None if passed else code,
+        detail=judgement.detail,
+    )
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy and per-class recall, None for a class without images."""
+    pairs = zip(evaluation.recall.tolist(), evaluation.support.tolist(), strict=True)
+    return {"accuracy": float(evaluation.accuracy), "recall": [float(r) if n else None for r, n in pairs]}

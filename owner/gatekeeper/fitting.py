@@ -1,0 +1,147 @@
+"""Fitting a guard in a process of its own: `python -m owner.gatekeeper.fitting JOB.json`.
+
+The process may be killed at any time and started again: finished references are kept, and a guard is either whole or not
+there. It writes one JSON line a fine-tune to standard output, `{"done": 3, "total": 20, "scores": {...}}`, ends with 0 once
+the guard stands, and otherwise with an error's exit code and its message on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from common import canonical
+from common.datasets import load_examples
+from common.devices import Compute
+from common.errors import ConfigurationError, GuardError, ModelError, PortierError, WireError
+from common.files import read_bounded, write_atomically
+from common.model_spec import ModelSpec
+from common.models import build
+from common.training_options import TrainingOptions
+from common.weights import digest_file
+from common.weights import load as load_weights
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.limits import forbid_core_dumps
+from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.protection import OnReference, Protection
+from owner.gatekeeper.triggers import Triggers
+
+_PATHS = ("weights", "trigger_fit", "trigger_calibration", "evaluation", "references_pool", "directory")
+
+
+@dataclass(frozen=True)
+class FittingJob:
+    """weights: the release. trigger_fit, trigger_calibration, evaluation, references_pool: examples files.
+    directory: where the guard goes. Unfinished work lies beside it, in a folder of the same name with `.work` appended.
+    """
+
+    weights: Path
+    trigger_fit: Path
+    trigger_calibration: Path
+    evaluation: Path
+    references_pool: Path
+    directory: Path
+    spec: ModelSpec
+    options: GuardOptions
+    finetuning: TrainingOptions
+    compute: Compute
+
+    @property
+    def work(self) -> Path:
+        return self.directory.with_name(self.directory.name + ".work")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **{name: str(Path(getattr(self, name)).absolute()) for name in _PATHS},
+            "spec": self.spec.to_json(),
+            "options": self.options.to_json(),
+            "finetuning": self.finetuning.to_json(),
+            "compute": self.compute.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Raises ConfigurationError where something is missing."""
+        try:
+            return cls(
+                **{name: Path(data[name]) for name in _PATHS},
+                spec=ModelSpec.from_json(data["spec"]),
+                options=GuardOptions.from_json(data["options"]),
+                finetuning=TrainingOptions.from_json(data["finetuning"]),
+                compute=Compute.from_json(data["compute"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(f"the fitting job is incomplete: {error}") from error
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, canonical.encode(self.to_json()))
+
+
+def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnReference | None = None) -> Guard:
+    """Fit, save and return the guard; at once where it already stands for the same release, options and compute."""
+    digest = digest_file(job.weights)
+    standing = _standing(job, digest)
+    if standing is not None:
+        return standing
+    model = build(job.spec)
+    try:
+        model.load_state_dict(load_weights(job.weights, digest=digest))
+    except RuntimeError as error:
+        raise ModelError(f"the weights in {job.weights} do not fit {job.spec.architecture}: {error}") from error
+    parts = (load_examples(path) for path in (job.trigger_fit, job.trigger_calibration, job.evaluation))
+    protection = Protection(
+        model=model,
+        release_sha256=digest,
+        triggers=Triggers(*parts),
+        references_pool=load_examples(job.references_pool),
+        spec=job.spec,
+        options=job.options,
+        finetuning=job.finetuning,
+        compute=job.compute,
+    )
+    guard = protection.fit(directory=job.work, progress=progress, on_reference=on_reference)
+    guard.save(job.directory)
+    shutil.rmtree(job.work, ignore_errors=True)
+    return guard
+
+
+def _standing(job: FittingJob, digest: str) -> Guard | None:
+    """The guard that an earlier run finished; None where there is none, or one of something else, which is replaced."""
+    try:
+        guard = Guard.load(job.directory)
+    except PortierError:
+        return None
+    same = (guard.release_sha256, guard.spec, guard.options, guard.finetuning, guard.compute)
+    return guard if same == (digest, job.spec, job.options, job.finetuning, job.compute) else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1:
+        sys.stderr.write("usage: python -m owner.gatekeeper.fitting JOB.json\n")
+        return ConfigurationError.exit_code
+    forbid_core_dumps()
+    try:
+        job = FittingJob.from_json(canonical.parse(read_bounded(Path(given[0]), 1 << 20), limit=1 << 20, depth=16))
+        fit(job, on_reference=_report)
+    except WireError as error:
+        sys.stderr.write(f"{GuardError(f'the fitting job cannot be read: {error.message}').diagnostics()}\n")
+        return error.exit_code
+    except PortierError as error:
+        sys.stderr.write(f"{error.diagnostics()}\n")
+        return error.exit_code
+    return 0
+
+
+def _report(done: int, total: int, scores: Mapping[str, float]) -> None:
+    sys.stdout.write(json.dumps({"done": done, "total": total, "scores": dict(scores)}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The gatekeeper: fit a guard for a release, then vet what comes back. No network, no database, no command line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.activations import Activations, observe
+from common.devices import Compute, choose_compute
+from common.errors import ConfigurationError
+from common.evaluation import Evaluation
+from common.examples import Examples
+from common.model_spec import ModelSpec
+from common.training_options import TrainingOptions
+from common.weights import Weights, layout_of
+from owner.gatekeeper.examination import Examination, RootAction, Vetting
+from owner.gatekeeper.guard import Guard, release_digest
+from owner.gatekeeper.merging import MergePolicy
+from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.protection import OnReference, Protection
+from owner.gatekeeper.triggers import Triggers, split_triggers
+from owner.gatekeeper.utility import UtilityLimits
+from owner.gatekeeper.verdict import Verdict
+
+
+class Gatekeeper:
+    """Vets candidates against the release that its guard protects.
+
+    >>> from common.models import build
+    >>> from common.training import train
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> def images(n):
+    ...     labels = torch.arange(n) % 2
+    ...     noise = torch.randint(0, 60, (n, 1, 6, 6), generator=generator)
+    ...     return Examples(((noise + 120 * labels.view(-1, 1, 1, 1)).to(torch.uint8),), labels, ("dark", "bright"))
+    >>> spec = ModelSpec("mlp", (1, 6, 6), 2)
+    >>> compute = choose_compute("cpu", "float32")
+    >>> model = build(spec, seed=0)
+    >>> options = TrainingOptions(epochs=2, learning_rate=0.01, batch_size=16)
+    >>> report = train(model, images(200), options, compute=compute, progress=False)
+    >>> gatekeeper = Gatekeeper.protect(
+    ...     model, images(300), references_pool=images(100), spec=spec, finetuning=options, compute=compute,
+    ...     options=GuardOptions(references=4, reject_level=0.2, quarantine_level=0.2, epochs=5), progress=False,
+    ... )
+    >>> broken = {name: -tensor for name, tensor in model.state_dict().items()}
+    >>> gatekeeper.vet(broken).decision
+    <Decision.REJECTED: 'rejected'>
+    """
+
+    def __init__(self, guard: Guard, model: nn.Module) -> None:
+        """`model` is the guarded release; callers use `protect` or `load`, which see to that."""
+        self.guard = guard
+        self._model = copy.deepcopy(model)
+        self.release: Weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+        self.layout = layout_of(self.release)
+        self.evaluation = guard.evaluation
+        self._current: tuple[str, Evaluation] | None = None
+        self._of_release: Evaluation | None = None
+
+    @classmethod
+    def protect(
+        cls,
+        model: nn.Module,
+        triggers: Triggers | Examples,
+        *,
+        references_pool: Examples,
+        spec: ModelSpec,
+        finetuning: TrainingOptions,
+        options: GuardOptions | None = None,
+        compute: Compute | None = None,
+        directory: Path | None = None,
+        progress: bool | None = None,
+        on_reference: OnReference | None = None,
+    ) -> Gatekeeper:
+        """Fit a guard for `model`.
+
+        triggers: clean images, in three parts or as one set that is split by `options.seed`.
+        references_pool: clean images that the model was not trained on, as contributors' are; honest references are
+            fine-tuned on them.
+        finetuning: what contributors are asked to do.
+        directory: where finished references are kept, so that an interrupted fit goes on; None keeps them in memory.
+        progress: show a bar; None shows it on a terminal.
+
+        Raises VacuousGateError where the activations do not depend on weights, GuardError for too little data, ModelError,
+        StorageError.
+        """
+        options = options or GuardOptions()
+        protection = Protection(
+            model=model,
+            release_sha256=release_digest(model.state_dict()),
+            triggers=triggers if isinstance(triggers, Triggers) else split_triggers(triggers, seed=options.seed),
+            references_pool=references_pool,
+            spec=spec,
+            options=options,
+            finetuning=finetuning,
+            compute=compute or choose_compute(),
+        )
+        return cls(protection.fit(directory=directory, progress=progress, on_reference=on_reference), model)
+
+    def save(self, directory: Path) -> None:
+        """Writes the guard to `directory` (the release's own weights are not part of it). Raises StorageError."""
+        self.guard.save(directory)
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        model: nn.Module,
+        *,
+        compute: Compute | None = None,
+        release_sha256: str | None = None,
+    ) -> Gatekeeper:
+        """The guard in `directory`, for the release `model`.
+
+        compute: what to vet on; None is what the guard was fitted on.
+        release_sha256: digest of the model's weights file, where the caller has checked it already.
+
+        Raises GuardMismatchError where guard and model, device or dtype do not belong together; GuardError where the guard is
+        damaged or of a later version; StorageError.
+        """
+        guard = Guard.load(directory)
+        guard.check_compute(compute or guard.compute)
+        guard.check_release(release_sha256 or release_digest(model.state_dict()))
+        return cls(guard, model)
+
+    def use_evaluation(self, evaluation: Examples) -> None:
+        """Measure utility on these examples instead of the guard's own. Raises ConfigurationError for other classes."""
+        if evaluation.class_names != self.guard.evaluation.class_names:
+            raise ConfigurationError("the evaluation examples have other classes than the guarded release")
+        if not _same_examples(evaluation, self.evaluation):
+            self.evaluation, self._current, self._of_release = evaluation, None, None
+
+    def vet(
+        self,
+        candidate: nn.Module | Mapping[str, Tensor] | Path,
+        *,
+        current: Mapping[str, Tensor] | None = None,
+        merge: MergePolicy | None = None,
+        utility: UtilityLimits | None = None,
+        root: Guard | None = None,
+        root_action: RootAction = "quarantine",
+    ) -> Verdict:
+        """Vet weights that were made by fine-tuning the guarded release. See `examine`."""
+        return self.examine(
+            candidate, current=current, policy=merge, utility=utility, root=root, root_action=root_action
+        ).verdict
+
+    def examine(
+        self,
+        candidate: nn.Module | Mapping[str, Tensor] | Path,
+        *,
+        current: Mapping[str, Tensor] | None = None,
+        policy: MergePolicy | None = None,
+        utility: UtilityLimits | None = None,
+        root: Guard | None = None,
+        root_action: RootAction = "quarantine",
+    ) -> Examination:
+        """Admission (layout, finite values, variances), activations, detectors, the would-be release and its utility, the
+        root guard; in this order. What is malformed or shows activations that are not finite stops there, for no later
+        number would mean anything; otherwise every check runs, and the verdict holds them all.
+
+        candidate: a model, its weights, or a safetensors file of them.
+        current: the release to merge onto; None is the guarded release itself.
+        root: the guard of the first release, which scores the would-be release: poison that each step let through adds up.
+        root_action: whether drift from the root quarantines or is only recorded.
+
+        Raises StorageError where a file cannot be read. Nothing a candidate holds raises: it is rejected.
+        """
+        return Vetting(self, current, policy or MergePolicy(), utility or UtilityLimits(), root, root_action).run(
+            candidate
+        )
+
+    def observe(
+        self, weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...], guard: Guard | None = None
+    ) -> Activations:
+        """What a model of these weights shows on `inputs`, on the compute of the guard (or of another one, the root's)."""
+        self._model.load_state_dict(weights)
+        chosen = guard or self.guard
+        return observe(self._model, inputs, head=chosen.head, compute=chosen.compute)
+
+    def evaluate(self, logits: Tensor) -> Evaluation:
+        return Evaluation.from_logits(logits, self.evaluation.labels, self.evaluation.classes)
+
+    def evaluate_release(self) -> Evaluation:
+        """M on the evaluation share: from the guard, without a forward pass, where the share is the guard's own."""
+        if self._of_release is None:
+            own = self.evaluation is self.guard.evaluation
+            logits = (
+                self.guard.release_evaluation_logits
+                if own
+                else self.observe(self.release, self.evaluation.inputs).logits
+            )
+            self._of_release = self.evaluate(logits)
+        return self._of_release
+
+    def evaluate_current(self, current: Mapping[str, Tensor]) -> Evaluation:
+        """The current release on the evaluation share, kept until another one is asked about."""
+        digest = release_digest(current)
+        if digest == self.guard.release_sha256:
+            return self.evaluate_release()
+        if self._current is None or self._current[0] != digest:
+            self._current = digest, self.evaluate(self.observe(current, self.evaluation.inputs).logits)
+        return self._current[1]
+
+
+def _same_examples(one: Examples, other: Examples) -> bool:
+    return (
+        len(one.inputs) == len(other.inputs)
+        and torch.equal(one.labels, other.labels)
+        and all(torch.equal(a, b) for a, b in zip(one.inputs, other.inputs, strict=True))
+    )

@@ -1,0 +1,160 @@
+"""The honest references: K fine-tunes of M as contributors would make them, against which a submission is compared.
+
+A p-value over references is honest about contributors only as far as the references behave like contributors. What is
+assumed of them stands in `HonestPopulation`, is stored in the guard, and centres on the options the owner recommends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import ConfigurationError
+from common.examples import Examples
+from common.training_options import Augmentation, Optimiser, TrainingOptions
+
+
+@dataclass(frozen=True)
+class HonestPopulation:
+    """How honest contributors differ. Ranges are drawn log-uniformly, shares are probabilities.
+
+    sizes: images a contributor has, from .. to; None: from an eighth to half of the reference pool. Set it to what your
+        contributors have: more images are more steps, and move a model further.
+    learning_rate: factor on the recommended rate.
+    epochs: factor on the recommended epochs (rounded, at least one).
+    iid: share of contributors with the pool's own class mix; the others' is Dirichlet(alpha).
+    alpha: range of that concentration; 0.3 leaves some classes almost empty, 3 is a mild skew.
+    other_optimiser: share that does not use the recommended optimiser (its rate is translated: Adam's usual rate is a
+        tenth of SGD's with momentum).
+    other_augmentation: share that does not augment as recommended (images only). Flips are never added to a
+        recommendation without them: a mirrored digit or sign is another one.
+    label_noise: largest share of wrong labels; noisy: share of contributors that have some.
+    """
+
+    sizes: tuple[int, int] | None = None
+    learning_rate: tuple[float, float] = (0.3, 3.0)
+    epochs: tuple[float, float] = (0.5, 2.0)
+    iid: float = 0.4
+    alpha: tuple[float, float] = (0.3, 3.0)
+    other_optimiser: float = 0.25
+    other_augmentation: float = 0.25
+    noisy: float = 0.2
+    label_noise: float = 0.03
+
+    def __post_init__(self) -> None:
+        ranges = {"sizes": self.sizes, "learning_rate": self.learning_rate, "epochs": self.epochs, "alpha": self.alpha}
+        for name, values in ranges.items():
+            if values is not None and not 0 < values[0] <= values[1] < math.inf:
+                raise ConfigurationError(
+                    f"{name} of the honest population must be a range 0 < from <= to, not {values}"
+                )
+        for name in ("iid", "other_optimiser", "other_augmentation", "noisy", "label_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(
+                    f"{name} of the honest population must be from 0 to 1, not {getattr(self, name)}"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, (list, tuple)) else v for key, v in data.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class ReferencePlan:
+    """One honest contributor to be played: which images, how trained.
+
+    indices: (n,) int64 into the reference pool. alpha: of its class mix, None for the pool's own.
+    wrong_labels: (n,) bool, whose label is replaced by a random other class.
+    """
+
+    indices: Tensor
+    alpha: float | None
+    wrong_labels: Tensor
+    options: TrainingOptions
+
+    def examples(self, pool: Examples) -> Examples:
+        chosen = pool.take(self.indices)
+        generator = torch.Generator().manual_seed(self.options.seed)
+        shift = torch.randint(1, pool.classes, (len(chosen),), generator=generator)
+        labels = torch.where(self.wrong_labels, (chosen.labels + shift) % pool.classes, chosen.labels)
+        return chosen.with_labels(labels)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "images": len(self.indices),
+            "alpha": self.alpha,
+            "wrong_labels": int(self.wrong_labels.sum()),
+            "options": self.options.to_json(),
+        }
+
+
+def plan_reference(
+    k: int, *, pool: Examples, recommended: TrainingOptions, population: HonestPopulation, seed: int, attempt: int = 0
+) -> ReferencePlan:
+    """The k-th honest contributor: a function of (seed, k, attempt), whatever was drawn before."""
+    random = np.random.default_rng([seed, k, attempt])
+    low, high = population.sizes or (max(len(pool) // 8, 1), max(len(pool) // 2, 1))
+    size = min(round(_log_uniform(random, (low, high))), len(pool))
+    alpha = None if random.random() < population.iid else _log_uniform(random, population.alpha)
+    options = _vary(recommended, population, random, images=pool.inputs[0].ndim == 4)
+    indices = _draw_images(random, pool.labels.numpy(), pool.classes, size, alpha)
+    noise = random.random() * population.label_noise if random.random() < population.noisy else 0.0
+    wrong = torch.from_numpy(random.random(len(indices)) < noise)
+    return ReferencePlan(torch.from_numpy(indices), alpha, wrong, options)
+
+
+def plan_owner_finetune(pool: Examples, recommended: TrainingOptions, *, seed: int) -> ReferencePlan:
+    """M_f of Eq. 4: M fine-tuned by the owner as recommended, on the whole reference pool."""
+    options = dataclasses.replace(recommended, seed=seed)
+    return ReferencePlan(torch.arange(len(pool)), None, torch.zeros(len(pool), dtype=torch.bool), options)
+
+
+def _log_uniform(random: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(np.exp(random.uniform(np.log(bounds[0]), np.log(bounds[1]))))
+
+
+def _vary(
+    recommended: TrainingOptions, population: HonestPopulation, random: np.random.Generator, *, images: bool
+) -> TrainingOptions:
+    rate = recommended.learning_rate * _log_uniform(random, population.learning_rate)
+    epochs = max(1, round(recommended.epochs * _log_uniform(random, population.epochs)))
+    optimiser: Optimiser = recommended.optimiser
+    if random.random() < population.other_optimiser:
+        optimiser = "adamw" if recommended.optimiser == "sgd" else "sgd"
+        rate *= 0.1 if recommended.optimiser == "sgd" else 10.0
+    augmentation: Augmentation = recommended.augmentation
+    if images and random.random() < population.other_augmentation:
+        augmentation = "crop" if recommended.augmentation == "none" else "none"
+    seed = int(random.integers(1 << 62))
+    return dataclasses.replace(
+        recommended, learning_rate=rate, epochs=epochs, optimiser=optimiser, augmentation=augmentation, seed=seed
+    )
+
+
+def _draw_images(
+    random: np.random.Generator, labels: np.ndarray[Any, Any], classes: int, size: int, alpha: float | None
+) -> np.ndarray[Any, Any]:
+    """`size` different images of the pool, or somewhat fewer where a class that is wanted often runs out."""
+    if alpha is None:
+        return np.sort(random.permutation(len(labels))[:size])
+    mix = random.dirichlet(np.full(classes, alpha))
+    available = np.bincount(labels, minlength=classes)
+    wanted = np.zeros(classes, dtype=np.int64)
+    for _ in range(10):
+        share = np.where(wanted < available, mix, 0.0)
+        if wanted.sum() >= size or not share.sum() > 0:
+            break
+        wanted = np.minimum(wanted + random.multinomial(size - wanted.sum(), share / share.sum()), available)
+    chosen = [random.permutation(np.flatnonzero(labels == c))[: wanted[c]] for c in range(classes)]
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,111 @@
+"""What time undoes: quarantined submissions nobody promotes, weights and guards nobody needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from common import timestamps
+from common.errors import LedgerError
+from owner.assessment import with_check
+from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.ledger.records import GuardState, Submission, SubmissionState
+from owner.ledger.store import Store
+from owner.settings import OwnerSettings
+from owner.workspace import Workspace
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Whose weights were removed, and how many bytes that freed."""
+
+    submissions: tuple[str, ...]
+    guards: tuple[str, ...]
+    bytes: int
+
+
+def expire_quarantine(store: Store, settings: OwnerSettings, *, clock: Clock = timestamps.now) -> list[str]:
+    """Reject what nobody promoted within `quotas.quarantine_days`; returns the ids."""
+    days = settings.quotas.quarantine_days
+    limit = clock() - timedelta(days=days)
+    expired = []
+    for submission in store.submissions(state=SubmissionState.QUARANTINED):
+        if timestamps.from_text(submission.updated) >= limit:
+            continue
+        verdict = with_check(
+            Verdict.from_json(submission.verdict or {"decision": "quarantined"}),
+            Check(
+                "quarantine",
+                Decision.REJECTED,
+                code="QUARANTINE_EXPIRED",
+                detail=f"nobody promoted it within {days:g} days (quotas.quarantine_days)",
+            ),
+        )
+        with suppress(LedgerError):  # promoted at this very moment
+            store.decide(submission.id, SubmissionState.REJECTED, verdict.to_json())
+            expired.append(submission.id)
+    return expired
+
+
+def prune(
+    workspace: Workspace,
+    store: Store,
+    settings: OwnerSettings,
+    older_than: timedelta,
+    *,
+    clock: Clock = timestamps.now,
+    dry_run: bool = False,
+) -> Pruned:
+    """Remove the weights of submissions rejected or expired longer ago than `older_than`, of accepted ones (the release
+    holds what came of them), and the guards of releases that are no base any more. Ledger entries, manifests and
+    verdicts stay; so do all releases, for `rollback` needs them.
+    """
+    limit = clock() - older_than
+    pruned, guards, freed = [], [], 0
+    for submission in store.submissions():
+        if submission.pruned is not None or not _prunable(submission, limit):
+            continue
+        files = workspace.submission(submission.id)
+        found = [path for path in (files.weights, files.part, files.would_be) if path.is_file()]
+        freed += sum(path.stat().st_size for path in found if path.stat().st_nlink == 1)
+        pruned.append(submission.id)
+        if not dry_run:
+            for path in found:
+                path.unlink(missing_ok=True)
+            store.mark_pruned(submission.id)
+    needed = {*store.allowed_bases(settings.merge.bases_allowed)}
+    waiting = {
+        SubmissionState.RECEIVED,
+        SubmissionState.AWAITING_GUARD,
+        SubmissionState.VETTING,
+        SubmissionState.QUARANTINED,
+    }
+    needed |= {one.base_release for one in store.submissions() if one.state in waiting}
+    releases = store.releases()
+    needed |= {store.root().id} if releases else set()
+    for release in releases:
+        guard = workspace.release(release.id).guard
+        old = timestamps.from_text(release.published) < limit
+        if release.id in needed or not old or not guard.is_dir():
+            continue
+        freed += sum(path.stat().st_size for path in guard.rglob("*") if path.is_file())
+        guards.append(release.id)
+        if not dry_run:
+            _remove_guard(workspace, store, release.id)
+    return Pruned(tuple(pruned), tuple(guards), freed)
+
+
+def _remove_guard(workspace: Workspace, store: Store, release: str) -> None:
+    # The state first: a crash in between leaves files nobody uses, never a promise without files.
+    store.set_guard_state(release, GuardState.MISSING)
+    shutil.rmtree(workspace.release(release).guard, ignore_errors=True)
+
+
+def _prunable(submission: Submission, limit: datetime) -> bool:
+    final = {SubmissionState.REJECTED, SubmissionState.EXPIRED, SubmissionState.ACCEPTED}
+    return submission.state in final and timestamps.from_text(submission.updated) < limit

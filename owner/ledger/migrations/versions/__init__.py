@@ -1,0 +1,1 @@
+"""One migration a file; once released, a migration is never changed."""

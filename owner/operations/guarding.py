@@ -1,0 +1,70 @@
+"""Fitting the guard of a release, here and now, with progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.training import Evaluation
+from owner.gatekeeper.fitting import fit
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.rules import fpr_bound_95, resolution
+from owner.guards import fitting_job
+from owner.ledger.records import GuardState, Release
+from owner.operations.opening import Office
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A guard that stands, and what it can tell."""
+
+    release: Release
+    guard: Guard
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Of the release itself on the evaluation share."""
+        examples = self.guard.evaluation
+        return Evaluation.from_logits(self.guard.release_evaluation_logits, examples.labels, examples.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        options = self.guard.options
+        conformal = options.rule == "conformal"
+        return {
+            "release": self.release.id,
+            "number": self.release.number,
+            "rule": options.rule,
+            "references": options.references_to_fit,
+            "resolution": resolution(options.references) if conformal else None,
+            "reject_level": options.reject_level if conformal else None,
+            "quarantine_level": options.quarantine_level if conformal else None,
+            "fpr_bound_95": fpr_bound_95(options.references, options.reject_level) if conformal else None,
+            "thresholds": {name: self.guard.threshold(name) for name in self.guard.detectors},
+            "accuracy": self.evaluation.accuracy,
+            "head": self.guard.head,
+            "device": str(self.guard.compute.device),
+            "dtype": str(self.guard.compute.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def protect(office: Office, identifier: str | None = None, *, progress: bool | None = None) -> Protected:
+    """Fit the guard of the current release, or of the one whose id begins with `identifier`. Goes on where an interrupted
+    fit stopped; where the guard stands already, it is only read.
+
+    Raises VacuousGateError where the gate could tell nothing, GuardError, WorkspaceError where another process fits one.
+    """
+    store, workspace = office.store, office.workspace
+    release = store.current() if identifier is None else store.release(identifier)
+    job = fitting_job(workspace, office.settings, release)
+    with workspace.lock("guard"):
+        store.set_guard_state(release.id, GuardState.FITTING)
+        state = GuardState.MISSING
+        try:
+            guard = fit(job, progress=progress)
+            state = GuardState.READY
+        finally:
+            store.set_guard_state(release.id, state)
+    return Protected(store.release(release.id), guard)

@@ -1,0 +1,184 @@
+"""Publishing a release so that a crash leaves either the old state or the new one.
+
+The files come first, as a folder of their own under `releases/`; the ledger row comes last and alone makes them a
+release. A folder without a row is what a crash left between the two: nobody has ever been shown it, and `reconcile`
+removes it at the next start.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from common import timestamps
+from common.errors import LedgerError, WorkspaceError
+from common.files import ensure_directory, storage_errors, sync_directory, write_atomically
+from common.identity.keys import Domain, SigningKey, verify
+from common.manifest import ReleaseManifest, parse_release
+from common.model_spec import ModelSpec
+from common.training_options import TrainingOptions
+from common.weights import Weights, check_digest, digest_file, load
+from owner.ledger.records import Release
+from owner.ledger.store import Store
+from owner.workspace import ID, Workspace
+
+Clock = Callable[[], datetime]
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True)
+class SignedRelease:
+    """A release whose files lie in the workspace and which no ledger row names yet."""
+
+    id: str
+    manifest: bytes
+    signature: bytes
+
+
+def prepare(
+    workspace: Workspace,
+    store: Store,
+    signing_key: SigningKey,
+    weights: Path,
+    *,
+    parent: str | None,
+    spec: ModelSpec,
+    class_names: tuple[str, ...],
+    finetuning: TrainingOptions,
+    note: str = "",
+    clock: Clock = timestamps.now,
+) -> SignedRelease:
+    """Lay out a release's folder from the weights file `weights`, which stays where it is (linked where the file system
+    can, else copied), and sign its manifest.
+
+    Hold `workspace.publishing()` from before `parent` was looked up until the ledger row is there.
+    Raises StorageError; what was begun is removed.
+    """
+    manifest = ReleaseManifest(
+        number=next_number(store),
+        parent=parent,
+        spec=spec,
+        class_names=class_names,
+        weights_sha256=digest_file(weights),
+        weights_bytes=weights.stat().st_size,
+        finetuning=finetuning,
+        created=timestamps.to_text(clock()),
+        note=note,
+    )
+    data = manifest.to_bytes()
+    signature = signing_key.sign(Domain.RELEASE, data)
+    files = workspace.release(manifest.id)
+    unfinished = workspace.releases / f"{_UNFINISHED}{manifest.id}"
+    with storage_errors("write the release", files.directory):
+        ensure_directory(workspace.releases)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        try:
+            _link_or_copy(weights, unfinished / files.weights.name)
+            write_atomically(unfinished / files.manifest.name, data)
+            write_atomically(unfinished / files.signature.name, signature)
+            sync_directory(unfinished)
+            # The same manifest within one second (a retry) has the same id and the same bytes.
+            if files.directory.exists():
+                shutil.rmtree(unfinished)
+            else:
+                unfinished.rename(files.directory)
+            sync_directory(workspace.releases)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+    return SignedRelease(manifest.id, data, signature)
+
+
+def publish(workspace: Workspace, store: Store, prepared: SignedRelease) -> Release:
+    """Make a prepared release the current one. Raises LedgerError, and removes its files, where the ledger refuses."""
+    try:
+        return store.publish(prepared.manifest, prepared.signature)
+    except LedgerError:
+        discard(workspace, prepared)
+        raise
+
+
+def discard(workspace: Workspace, prepared: SignedRelease) -> None:
+    """Remove the files of a release that will not be."""
+    shutil.rmtree(workspace.release(prepared.id).directory, ignore_errors=True)
+
+
+def next_number(store: Store) -> int:
+    """One above the highest ever published: a release that was rolled back keeps its number to itself."""
+    return max((release.number for release in store.releases()), default=-1) + 1
+
+
+def read_manifest(release: Release) -> ReleaseManifest:
+    """The manifest as the ledger holds it. Raises ManifestError."""
+    return parse_release(release.manifest)
+
+
+def check(workspace: Workspace, release: Release, public_key: bytes) -> ReleaseManifest:
+    """The manifest of a release whose files are what the ledger says and the owner signed.
+
+    Raises SignatureError, WeightsError DIGEST_MISMATCH or WorkspaceError where they are not.
+    """
+    files = workspace.release(release.id)
+    verify(Domain.RELEASE, release.manifest, release.signature, public_key)
+    if not files.weights.is_file():
+        raise WorkspaceError(
+            f"release {release.id[:12]} has lost its weights: {files.weights} is missing",
+            hint="restore the file from a backup; its SHA-256 is in the ledger",
+        )
+    check_digest(files.weights, release.weights_sha256)
+    return read_manifest(release)
+
+
+def load_weights(workspace: Workspace, release: Release) -> Weights:
+    """The weights of a release, of the very bytes whose digest the ledger holds. Raises WeightsError, StorageError."""
+    return load(workspace.release(release.id).weights, digest=release.weights_sha256)
+
+
+def reconcile(workspace: Workspace, store: Store) -> list[str]:
+    """Remove release folders that no ledger row names; returns their names. Only for the process that serves.
+
+    Raises WorkspaceError where a row names a release whose files are gone: that is damage, not an interrupted run.
+    """
+    known = {release.id for release in store.releases()}
+    removed = []
+    ensure_directory(workspace.releases)
+    for directory in sorted(workspace.releases.iterdir()):
+        orphan = ID.fullmatch(directory.name) and directory.name not in known
+        if orphan or directory.name.startswith(_UNFINISHED):
+            shutil.rmtree(directory, ignore_errors=True)
+            removed.append(directory.name)
+    for release in store.releases():
+        files = workspace.release(release.id)
+        if not files.weights.is_file():
+            raise WorkspaceError(
+                f"release {release.id[:12]} has lost its weights: {files.weights} is missing",
+                hint="restore the file from a backup; its SHA-256 is in the ledger",
+            )
+        for path, content in ((files.manifest, release.manifest), (files.signature, release.signature)):
+            if not path.is_file():
+                write_atomically(path, content)
+    return removed
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Both names are of files that are never written again, so one set of bytes on disk can serve both."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        with suppress(FileNotFoundError):
+            target.unlink()
+        shutil.copyfile(source, target)
+    descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

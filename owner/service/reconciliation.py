@@ -1,0 +1,101 @@
+"""What a killed owner may leave of an upload, put right at the next start; and uploads nobody goes on with, dropped.
+
+The ledger row comes first and the files after it; `weights.safetensors` appears only after its digest was found right, and the row
+becomes `received` after that. So each state a kill can leave is one of those below.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from common import timestamps
+from common.errors import LedgerError, PortierError
+from common.files import ensure_directory, remove_unfinished, storage_errors
+from common.weights import digest_file
+from owner.ledger.records import Submission, SubmissionState
+from owner.ledger.store import Store
+from owner.service.part_file import discard
+from owner.workspace import ID, Workspace
+
+_log = logging.getLogger(__name__)
+_UNDECIDED = (
+    SubmissionState.RECEIVED,
+    SubmissionState.AWAITING_GUARD,
+    SubmissionState.VETTING,
+    SubmissionState.QUARANTINED,
+)
+
+
+def reconcile(workspace: Workspace, store: Store) -> None:
+    """Make files and ledger agree. Only for the process that serves, before it does. Raises StorageError, LedgerError."""
+    rows = {submission.id: submission for submission in store.submissions()}
+    ensure_directory(workspace.submissions)
+    for directory in sorted(workspace.submissions.iterdir()):
+        if not ID.fullmatch(directory.name):
+            continue
+        files = workspace.submission(directory.name)
+        submission = rows.get(directory.name)
+        if submission is None:
+            if files.weights.exists():
+                _log.error("%s holds weights that the ledger does not know; they are left alone", directory)
+            else:
+                discard(files)
+        elif submission.state is SubmissionState.EXPIRED:
+            discard(files)
+        else:
+            remove_unfinished(directory)
+            if submission.state is SubmissionState.UPLOADING and files.weights.exists():
+                _finish(workspace, store, submission)
+    for submission in rows.values():
+        if submission.state in _UNDECIDED and not workspace.submission(submission.id).weights.is_file():
+            _log.error("submission %s (%s) has lost its weights", submission.id[:12], submission.state)
+
+
+def expire_untouched(
+    workspace: Workspace,
+    store: Store,
+    *,
+    hours: float,
+    is_active: Callable[[str], bool],
+    clock: Callable[[], datetime] = timestamps.now,
+) -> list[str]:
+    """Drop uploads that have not grown for `hours`; returns their ids. Raises StorageError, LedgerError."""
+    oldest = clock() - timedelta(hours=hours)
+    dropped = []
+    for submission in store.submissions(state=SubmissionState.UPLOADING):
+        if is_active(submission.id) or _touched(workspace, submission) > oldest:
+            continue
+        try:
+            store.expire_upload(submission.id)
+        except LedgerError as error:
+            # It was finished or dropped since the list was made.
+            _log.info("%s", error.message)
+            continue
+        discard(workspace.submission(submission.id))
+        dropped.append(submission.id)
+    return dropped
+
+
+def _finish(workspace: Workspace, store: Store, submission: Submission) -> None:
+    """Killed between rename and commit: the file is whole, only the ledger does not know yet."""
+    files = workspace.submission(submission.id)
+    if digest_file(files.weights) == submission.weights_sha256:
+        files.part.unlink(missing_ok=True)
+        try:
+            store.committed(submission.id)
+        except PortierError as error:
+            _log.error("submission %s could not be committed: %s", submission.id[:12], error.message)
+    else:
+        with storage_errors("rename", files.weights):
+            files.weights.replace(files.part)
+
+
+def _touched(workspace: Workspace, submission: Submission) -> datetime:
+    created = timestamps.from_text(submission.created)
+    try:
+        modified = workspace.submission(submission.id).part.stat().st_mtime
+    except OSError:
+        return created
+    return max(created, datetime.fromtimestamp(modified, created.tzinfo))

@@ -1,0 +1,155 @@
+"""Every setting of an owner, with its default: the content of `portier.toml` in a workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from common.config import Section, Settings
+from common.training_options import TrainingOptions
+
+Share = Field(ge=0.0, le=1.0)
+
+
+class DataSettings(Section):
+    name: str = "digits"
+    """Data set by name (digits, cifar10, mnist, fashion-mnist, gtsrb) or path (image folder, parquet folder, file)."""
+    dir: Path | None = None
+    """Folder that holds <name>/{train,test}.parquet; where it is not given, $PORTIER_DATA."""
+    seed: int = 0
+    """Seed of the split into disjoint shares."""
+    train: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Share of the training set that the owner's model is trained on."""
+    references: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Share of the training set kept as reference pool: images the model never sees in training."""
+    trigger_fit: float = Field(default=0.3, gt=0.0, le=1.0)
+    """Share of the test set on which the auto-encoder is fitted."""
+    trigger_calibration: float = Field(default=0.3, gt=0.0, le=1.0)
+    """Share of the test set on which models are scored."""
+    # What is left of the training set belongs to nobody (a simulation gives it to contributors), what is left of the
+    # test set is the evaluation share.
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> DataSettings:
+        if self.train + self.references > 1.0:
+            raise ValueError("train + references must not exceed 1, the shares are disjoint")
+        if self.trigger_fit + self.trigger_calibration >= 1.0:
+            raise ValueError("trigger_fit + trigger_calibration must leave some of the test set for evaluation")
+        return self
+
+
+class ModelSettings(Section):
+    architecture: str = "cnn"
+    """Architecture by name (see `portier-owner init --help`) or package.module:factory."""
+    head: str | None = None
+    """Dotted name of the classification head, where the last linear layer of the forward pass is not it."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto is bfloat16 where the device computes it natively, else float32."""
+
+
+class GuardSettings(Section):
+    references: int = Field(default=19, ge=1, le=9999)
+    """K, the number of honest reference fine-tunes; the finest p-value is 1 / (K + 1)."""
+    rule: Literal["conformal", "seed"] = "conformal"
+    """conformal: p-value over the references. seed: the paper's Eq. 4, one honest fine-tune."""
+    reject_level: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """a_reject: a submission with p <= a_reject is rejected."""
+    quarantine_level: float = Field(default=0.10, gt=0.0, lt=1.0)
+    """a_quarantine: a submission with a_reject < p <= a_quarantine waits for a person."""
+    seed: int = 0
+    """Seed of the auto-encoder and of the references."""
+    fit: Literal["eager", "on-demand"] = "eager"
+    """eager: fit the guard of a new release as soon as it is published. on-demand: when a submission is based on it."""
+    hidden: int = Field(default=256, ge=1)
+    """Width of the auto-encoder's hidden layers."""
+    latent: int = Field(default=64, ge=1)
+    """Size of the auto-encoder's latent layer."""
+    epochs: int = Field(default=60, ge=1)
+    """Epochs the auto-encoder is trained for."""
+    root_action: Literal["quarantine", "record"] = "quarantine"
+    """What happens to a would-be release that the root release's guard finds inconsistent with honest fine-tuning."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> GuardSettings:
+        if self.quarantine_level < self.reject_level:
+            raise ValueError("quarantine_level must not be below reject_level")
+        if self.rule == "conformal" and self.reject_level < 1.0 / (self.references + 1):
+            raise ValueError(
+                f"reject_level {self.reject_level:g} is finer than 1/(K+1) = {1 / (self.references + 1):.3g}, "
+                f"the resolution of {self.references} references"
+            )
+        return self
+
+
+class UtilitySettings(Section):
+    accuracy_drop: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Accuracy the would-be release may lose against the current one."""
+    recall_drop: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Recall any class may lose beyond binomial noise."""
+
+
+class MergeSettings(Section):
+    policy: Literal["average", "replace"] = "average"
+    """average: current + weight * (submission - its base). replace: the submission itself, from the current release only."""
+    weight: float = Field(default=0.5, gt=0.0, le=1.0)
+    """w of the average policy."""
+    bases_allowed: int = Field(default=3, ge=1)
+    """How many releases back a submission may be based on (1: the current one only)."""
+
+
+class ServiceSettings(Section):
+    host: str = "0.0.0.0"  # noqa: S104 - contributors are on other machines
+    """Address to listen on."""
+    port: int = Field(default=7443, ge=0, le=65535)
+    """Port of the mutual-TLS service; 0 picks a free one."""
+    enrolment_port: int = Field(default=7444, ge=0, le=65535)
+    """Port of the enrolment listener; 0 picks a free one."""
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    """Host names and addresses the service is reached by: they go into its certificate and into invitations."""
+    certificate_days: int = Field(default=90, ge=1, le=825)
+    """Lifetime of TLS certificates; contributors renew theirs in the last third."""
+    invitation_hours: float = Field(default=72.0, gt=0.0)
+    """Lifetime of an invitation."""
+
+
+class QuotaSettings(Section):
+    upload_bytes: int = Field(default=8 << 30, ge=1)
+    """Bytes a contributor may have on the owner's disk in open and undecided submissions."""
+    open_submissions: int = Field(default=2, ge=1)
+    """Submissions of one contributor that may be uploading at a time."""
+    streams: int = Field(default=8, ge=1)
+    """Calls one contributor may have open at a time."""
+    tries_per_release: int = Field(default=5, ge=1)
+    """Submissions one contributor may hand in against one release."""
+    upload_hours: float = Field(default=24.0, gt=0.0)
+    """An upload untouched for so long is dropped."""
+    quarantine: int = Field(default=100, ge=1)
+    """Submissions that may wait in quarantine; beyond it they are rejected."""
+    quarantine_days: float = Field(default=30.0, gt=0.0)
+    """A quarantined submission nobody promotes is rejected after so long."""
+
+
+class VettingSettings(Section):
+    timeout_seconds: float = Field(default=600.0, gt=0.0)
+    """Time one vetting may take before it is stopped and the submission quarantined."""
+    memory_mib: int = Field(default=8192, ge=64)
+    """Memory the vetting process may take beyond what it needs to start."""
+
+
+class OwnerSettings(Settings):
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingOptions = TrainingOptions()
+    """How the owner's model is trained."""
+    finetuning: TrainingOptions = TrainingOptions(epochs=3, learning_rate=0.005, schedule="constant")
+    """How contributors are asked to fine-tune: published in the release manifest, and what the references follow."""
+    guard: GuardSettings = GuardSettings()
+    utility: UtilitySettings = UtilitySettings()
+    merge: MergeSettings = MergeSettings()
+    service: ServiceSettings = ServiceSettings()
+    quotas: QuotaSettings = QuotaSettings()
+    vetting: VettingSettings = VettingSettings()

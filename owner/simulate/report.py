@@ -1,0 +1,149 @@
+"""The report of a simulation as one HTML file that asks nothing of any other place: styles and drawings are inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from importlib import resources
+from typing import Any
+
+from owner.simulate.charts import Histogram, error_chart, legend
+
+_KINDS = {
+    "genuine": "release vetted against",
+    "references": "honest reference fine-tunes, pooled",
+    "honest": "honest contributor",
+    "attack": "attacker",
+}
+_RATES = (
+    ("tpr_rejected", "attackers rejected"),
+    ("tpr_stopped", "attackers rejected or held"),
+    ("effective_stopped", "of these, attacks that took: rejected or held"),
+    ("failed_stopped", "of these, attacks that did not take: rejected or held"),
+    ("fpr_rejected", "honest contributors rejected"),
+    ("fpr_stopped", "honest contributors rejected or held"),
+)
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The HTML page of a simulation's result document (what `--json` writes)."""
+    title = f"Portier simulation: {document['scenario']['title']}"
+    style = (resources.files("owner.simulate") / "report.css").read_text("utf-8")
+    body = "\n".join(
+        (
+            f"<h1>{escape(title)}</h1>",
+            f'<p class="facts">{_facts(document)}</p>',
+            _rates(document),
+            _table(document),
+            _chart(document),
+            _provenance(document),
+        )
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>\n'
+        f"<style>\n{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _facts(document: Mapping[str, Any]) -> str:
+    before, after = document["release"]["before"], document["release"]["after"]
+    honest = sum(one["attack"] is None for one in document["contributors"])
+    return escape(
+        f"{honest} honest contributors and {len(document['contributors']) - honest} attackers, seed {document['seed']}. "
+        f"Accuracy of the release before {percent(before['accuracy'])} (number {before['number']}), "
+        f"after {percent(after['accuracy'])} (number {after['number']})."
+    )
+
+
+def _rates(document: Mapping[str, Any]) -> str:
+    rows = []
+    for key, text in _RATES:
+        rate = document["rates"][key]
+        interval = rate["interval_95"]
+        span = f"{percent(interval[0])} to {percent(interval[1])}" if interval else "-"
+        rows.append(
+            f"<tr><td>{escape(text)}</td><td class=n>{rate['hits']} of {rate['n']}</td>"
+            f"<td class=n>{percent(rate['value'])}</td><td class=n>{span}</td></tr>"
+        )
+    return (
+        "<h2>Who was caught</h2><table><thead><tr><th></th><th class=n>count</th><th class=n>share</th>"
+        "<th class=n>95 % interval (Wilson)</th></tr></thead><tbody>" + "".join(rows) + "</tbody></table>"
+        "<p class=small>Held is quarantined: it does not touch the model until a person promotes it. An attack took when, on "
+        "held-out images, its success is at least 50 % (pattern), the source class loses at least 20 points of recall "
+        "(flip), or accuracy falls by at least 20 points (attacks on the whole model).</p>"
+    )
+
+
+def _table(document: Mapping[str, Any]) -> str:
+    head = (
+        "contributor",
+        "attack (ground truth)",
+        "attack success, held out",
+        "accuracy",
+        "AE error",
+        "p-value",
+        "verdict",
+        "",
+        "reasons",
+    )
+    rows = []
+    for one in document["contributors"]:
+        right = {True: "right", False: "wrong", None: ""}[one["right"]]
+        rows.append(
+            f"<tr><td>{escape(one['name'])}<br><small>{escape(one['partition'])}, {one['samples'] or '?'} images</small></td>"
+            f"<td>{escape(one['attack'] or 'none')}</td><td class=n>{percent(one['attack_success'])}</td>"
+            f"<td class=n>{percent(one['accuracy'])}</td><td class=n>{number(one['ae_error'])}</td>"
+            f"<td class=n>{number(one['p_value'])}</td><td>{escape(one['fate'] or 'none')}</td>"
+            f'<td class="{right}">{right}</td><td><small>{escape(", ".join(one["codes"]))}</small></td></tr>'
+        )
+    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
+    return (
+        f"<h2>Contributors</h2><div class=wide><table><thead><tr>{cells}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _chart(document: Mapping[str, Any]) -> str:
+    errors = document.get("errors")
+    if not errors:
+        return ""
+    rows = [Histogram(**row) for row in errors["histograms"]]
+    return (
+        "<h2>Auto-encoder error per trigger image</h2>"
+        "<p class=small>In the manner of Fig. 5 of El Moadine, Coatrieux and Bellafqira (ICDF2C 2022). Each row is one model; "
+        "its height is scaled to its own largest bin; the grey outline repeats the first row.</p>"
+        + legend(_KINDS)
+        + error_chart(rows, errors["log10_edges"], errors["threshold"])
+    )
+
+
+def _provenance(document: Mapping[str, Any]) -> str:
+    facts = {
+        "command": document["command"],
+        "seed": document["seed"],
+        "hardware": document["hardware"],
+        "versions": ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
+        "started": document["started"],
+        "seconds": ", ".join(f"{name} {seconds:.1f}" for name, seconds in document["seconds"].items()),
+    }
+    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>" for key, value in facts.items())
+    return f"<h2>How this was made</h2><table class=facts><tbody>{rows}</tbody></table>"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage, `-` where there is none.
+
+    >>> percent(0.9374), percent(None)
+    ('93.7 %', '-')
+    """
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, `-` where there is none.
+
+    >>> number(0.012345), number(None)
+    ('0.0123', '-')
+    """
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,239 @@
+"""The owner's workspace: one folder that holds settings, keys, ledger, releases, submissions and data shares.
+
+```
+DIR/portier.toml                      settings
+    ledger.sqlite                     ledger
+    keys/                             mode 0700: the owner's signing key, certificate authority, server certificate
+    shares/<share>.safetensors        the owner's examples, split
+    releases/<id>/                    manifest.json manifest.sig weights.safetensors guard/
+    submissions/<id>/                 manifest.json manifest.sig weights.part | weights.safetensors would_be.safetensors
+                                      verdict.json
+    work/                             resumable work in progress: training checkpoints, reference models
+    locks/                            one file per lock, naming the process that holds it
+```
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import WorkspaceError
+from common.files import ensure_directory, storage_errors
+
+ID = re.compile(r"[0-9a-f]{64}")
+SHARES = ("train", "references", "trigger_fit", "trigger_calibration", "evaluation")
+LOCK_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """Where one release lies. `guard` is a folder; it appears as a whole when the guard is fitted."""
+
+    directory: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.directory / "manifest.json"
+
+    @property
+    def signature(self) -> Path:
+        return self.directory / "manifest.sig"
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "weights.safetensors"
+
+    @property
+    def guard(self) -> Path:
+        return self.directory / "guard"
+
+
+@dataclass(frozen=True)
+class SubmissionFiles:
+    """Where one submission lies. `part` is an upload in progress, `weights` the committed whole of it."""
+
+    directory: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.directory / "manifest.json"
+
+    @property
+    def signature(self) -> Path:
+        return self.directory / "manifest.sig"
+
+    @property
+    def part(self) -> Path:
+        return self.directory / "weights.part"
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "weights.safetensors"
+
+    @property
+    def would_be(self) -> Path:
+        """The merged weights a promotion would publish."""
+        return self.directory / "would_be.safetensors"
+
+    @property
+    def verdict(self) -> Path:
+        return self.directory / "verdict.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths below `root`; knows no more of their content than its name.
+
+    >>> Workspace(Path("w")).release("ab" * 32).weights.as_posix()[:15]
+    'w/releases/abab'
+    """
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path) -> Workspace:
+        """The workspace at `root`. Raises WorkspaceError where there is none, or only half of one."""
+        workspace = cls(root.expanduser().absolute())
+        if not workspace.settings_file.is_file():
+            raise WorkspaceError(
+                f"{root} is not a workspace: it has no {workspace.settings_file.name}",
+                hint="make one with `portier-owner init DIR`, or name one with --workspace or PORTIER_WORKSPACE",
+            )
+        if not workspace.complete_marker.is_file():
+            raise WorkspaceError(
+                f"the workspace {root} was never finished: `portier-owner init` was interrupted",
+                hint=f"delete {root} and run `portier-owner init` again",
+            )
+        return workspace
+
+    @property
+    def settings_file(self) -> Path:
+        return self.root / "portier.toml"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.root / "ledger.sqlite"
+
+    @property
+    def ledger_url(self) -> str:
+        return f"sqlite:///{self.ledger_file}"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def signing_key(self) -> Path:
+        """Ed25519 private key that signs releases, ledger heads and receipts."""
+        return self.keys / "signing.key"
+
+    @property
+    def authority_key(self) -> Path:
+        return self.keys / "authority.key"
+
+    @property
+    def authority_certificate(self) -> Path:
+        return self.keys / "authority.crt"
+
+    @property
+    def server_key(self) -> Path:
+        return self.keys / "server.key"
+
+    @property
+    def server_certificate(self) -> Path:
+        return self.keys / "server.crt"
+
+    @property
+    def shares(self) -> Path:
+        return self.root / "shares"
+
+    def share(self, name: str) -> Path:
+        """Examples file of one of SHARES."""
+        if name not in SHARES:
+            raise ValueError(f"no share {name!r}, only {SHARES}")
+        return self.shares / f"{name}.safetensors"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    def release(self, identifier: str) -> ReleaseFiles:
+        return ReleaseFiles(self.releases / _checked(identifier))
+
+    @property
+    def submissions(self) -> Path:
+        return self.root / "submissions"
+
+    def submission(self, identifier: str) -> SubmissionFiles:
+        return SubmissionFiles(self.submissions / _checked(identifier))
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def complete_marker(self) -> Path:
+        """Written last by `init`, so that a half-made workspace is told from a whole one."""
+        return self.locks / "initialised"
+
+    @property
+    def ports_file(self) -> Path:
+        """Which ports the running service got, as JSON; written by `serve` when it is ready."""
+        return self.locks / "ports.json"
+
+    @contextmanager
+    def lock(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the lock `name` (`serve`, `train`, ...); it goes with the process, however that ends.
+
+        Raises WorkspaceError, naming the process that holds it, where it is not free within `wait_seconds`.
+        """
+        path = self.locks / f"{name}.lock"
+        ensure_directory(self.locks)
+        with storage_errors("open the lock", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            deadline = time.monotonic() + wait_seconds
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
+                        raise WorkspaceError(
+                            f"another process (pid {holder}) holds the {name} lock of the workspace {self.root}",
+                            hint="wait for it to end, or stop it",
+                        ) from None
+                    time.sleep(LOCK_POLL_SECONDS)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Held by whoever changes which release is current, from looking at the current one to the ledger row; so the
+        service, `promote` and `rollback` do not merge against a release that another of them has just replaced.
+
+        Blocks for up to a minute: run it off the event loop.
+        """
+        with self.lock("publishing", wait_seconds=60.0):
+            yield
+
+
+def _checked(identifier: str) -> str:
+    if not ID.fullmatch(identifier):
+        raise ValueError(f"not a full identifier: {identifier!r}")
+    return identifier

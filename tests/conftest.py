@@ -1,0 +1,9 @@
+"""Settings of every test run."""
+
+from __future__ import annotations
+
+import os
+
+# One thread a process, here and in the processes that tests start: the models are tiny, and several processes whose
+# idle threads spin wait for each other (one such test took 48 s with two threads, 1.3 s with one).
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,241 @@
+"""A contribution's steps: each leads to the next, and a killed one goes on where it stood."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.datasets import save_examples
+from common.errors import DataError, QuotaError, UnknownNameError, WorkspaceError
+from common.examples import Examples
+from common.identity.keys import Domain, SigningKey, verify
+from common.manifest import ReleaseManifest, SubmissionManifest, parse_submission
+from common.model_spec import ModelSpec
+from common.models import build
+from common.training_options import TrainingOptions
+from common.weights import load, save
+from contributor import contributing
+from contributor.contributing import Request, Standing, contribute
+from contributor.workspace import Contribution, ContributorWorkspace, Step
+
+SPEC = ModelSpec("logistic", (1, 2, 2), 2)
+NAMES = ("dark", "bright")
+
+
+class StandInOwner:
+    """An owner without a network: hands out one release, remembers submissions, gives the standings it was told to."""
+
+    name = "ada"
+
+    def __init__(self, folder: Path) -> None:
+        self.weights = folder / "release.safetensors"
+        digest = save(self.weights, build(SPEC, seed=0).state_dict())
+        self.manifest = ReleaseManifest(
+            number=0,
+            parent=None,
+            spec=SPEC,
+            class_names=NAMES,
+            weights_sha256=digest,
+            weights_bytes=self.weights.stat().st_size,
+            finetuning=TrainingOptions(epochs=1, learning_rate=0.1, batch_size=4),
+            created="2026-01-02T03:04:05Z",
+        )
+        self.submissions: list[tuple[bytes, bytes, Path]] = []
+        self.standings = [Standing("pending"), Standing("accepted", verdict_receipt=b"verdict")]
+        self.refuses: Exception | None = None
+
+    def fetch_release(self, release_id: str) -> tuple[str, ReleaseManifest]:
+        assert release_id in {"", self.manifest.id}
+        return self.manifest.id, self.manifest
+
+    def weights_path(self, release_id: str) -> Path:
+        assert release_id == self.manifest.id
+        return self.weights
+
+    def submit(
+        self, manifest: bytes, signature: bytes, weights: Path, on_progress: Callable[[int, int], None]
+    ) -> Standing:
+        if self.refuses is not None:
+            raise self.refuses
+        self.submissions.append((manifest, signature, weights))
+        on_progress(1, 2)
+        return Standing("pending", commit_receipt=b"commit")
+
+    def watch(self, submission_id: str) -> Iterator[Standing]:
+        yield from self.standings
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> StandInOwner:
+    return StandInOwner(tmp_path)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> ContributorWorkspace:
+    return ContributorWorkspace(tmp_path / "home")
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> Request:
+    labels = torch.arange(16) % 2
+    images = (200 * labels).to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
+    save_examples(tmp_path / "mine.safetensors", Examples((images,), labels, NAMES))
+    return Request(data=str(tmp_path / "mine.safetensors"), seed=3)
+
+
+KEY = SigningKey.generate()
+
+
+def _run(workspace: ContributorWorkspace, owner: StandInOwner, request: Request, **options: object) -> Contribution:
+    return contribute(workspace, owner, request, signing_key=KEY, device="cpu", precision="float32", **options)  # type: ignore[arg-type]
+
+
+def _manifest(owner: StandInOwner, number: int = -1) -> SubmissionManifest:
+    return parse_submission(owner.submissions[number][0])
+
+
+def test_what_is_handed_in_is_signed_and_says_what_was_done(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    done = _run(workspace, owner, dataclasses.replace(request_, options={"epochs": 2}))
+    manifest_bytes, signature, weights = owner.submissions[0]
+    verify(Domain.SUBMISSION, manifest_bytes, signature, KEY.public_key)
+    manifest = _manifest(owner)
+    assert (manifest.contributor, manifest.base_release, manifest.samples) == ("ada", owner.manifest.id, 16)
+    assert (manifest.training.epochs, manifest.training.learning_rate, manifest.training.seed) == (2, 0.1, 3)
+    assert (done.submission, done.verdict) == (manifest.id, "accepted")
+    load(weights, digest=manifest.weights_sha256)
+
+
+def test_receipts_are_kept(workspace: ContributorWorkspace, owner: StandInOwner, request_: Request) -> None:
+    done = _run(workspace, owner, request_)
+    folder = workspace.contribution_directory(done.label)
+    assert (folder / "commit.receipt").read_bytes() == b"commit"
+    assert (folder / "verdict.receipt").read_bytes() == b"verdict"
+
+
+def test_stages_come_in_order(workspace: ContributorWorkspace, owner: StandInOwner, request_: Request) -> None:
+    seen: list[str] = []
+    _run(workspace, owner, request_, on_stage=lambda stage, _: seen.append(stage))
+    assert list(dict.fromkeys(seen)) == [
+        "fetching the release",
+        "connected",
+        "training",
+        "uploading",
+        "pending",
+        "accepted",
+    ]
+
+
+@pytest.mark.parametrize("step", [Step.FETCHED, Step.TRAINED, Step.SIGNED, Step.COMMITTED])
+def test_a_contribution_killed_after_a_step_goes_on_to_the_same_submission(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request, step: Step
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def die(contribution: Contribution) -> None:
+        if contribution.step == step:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        _run(workspace, owner, request_, on_change=die)
+    [interrupted] = workspace.contributions()
+    assert interrupted.step == step
+    done = _run(workspace, owner, request_)
+    assert (done.label, done.nonce, done.verdict) == (interrupted.label, interrupted.nonce, "accepted")
+    assert interrupted.submission in {"", done.submission}
+    assert {parse_submission(manifest).id for manifest, _, _ in owner.submissions} == {done.submission}
+
+
+def test_what_training_made_is_not_made_again(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request, tmp_path: Path
+) -> None:
+    owner.refuses = QuotaError("no more today")
+    with pytest.raises(QuotaError):
+        _run(workspace, owner, request_)
+    (tmp_path / "mine.safetensors").unlink()
+    owner.refuses = None
+    assert _run(workspace, owner, request_).verdict == "accepted"
+
+
+def test_another_request_begins_another_contribution(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    _run(workspace, owner, request_, wait=False)
+    _run(workspace, owner, dataclasses.replace(request_, options={"epochs": 2}))
+    assert [c.step for c in workspace.contributions()] == [Step.COMMITTED, Step.DECIDED]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_decided_contribution_is_not_gone_on_with_and_fresh_never_is(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request, fresh: bool
+) -> None:
+    _run(workspace, owner, request_, wait=fresh is False)
+    _run(workspace, owner, request_, fresh=fresh)
+    assert len({parse_submission(manifest).nonce for manifest, _, _ in owner.submissions}) == 2
+
+
+def test_a_declined_submission_says_why(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    owner.standings = [Standing("pending"), Standing("declined", code="utility")]
+    done = _run(workspace, owner, request_)
+    assert (done.step, done.verdict, done.code) == (Step.DECIDED, "declined", "utility")
+
+
+def test_an_attack_changes_what_is_returned_and_is_measured(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    attack = "flip:source=dark,target=bright,fraction=1.0"
+    request = dataclasses.replace(request_, attack=attack, held_out=request_.data, options={"epochs": 20})
+    done = _run(workspace, owner, request)
+    assert done.measured["attack_success"] == 1.0
+    assert done.measured["attack"]["attack"] == "flip"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"data": "digitz"}, UnknownNameError),
+        ({"attack": "flop"}, UnknownNameError),
+        ({"partition": "iid:index=0,count=1,sead=1"}, UnknownNameError),
+        ({"options": {"epoch": 3}}, UnknownNameError),
+        ({"data": "digits"}, DataError),
+    ],
+)
+def test_a_mistake_in_the_request_hands_in_nothing(
+    workspace: ContributorWorkspace,
+    owner: StandInOwner,
+    request_: Request,
+    change: dict[str, object],
+    error: type[Exception],
+) -> None:
+    with pytest.raises(error):
+        _run(workspace, owner, dataclasses.replace(request_, **change))  # type: ignore[arg-type]
+    assert owner.submissions == []
+
+
+def test_two_processes_do_not_work_on_one_contribution(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    begun = workspace.start(request_.to_json(), seed=3, nonce="0" * 32)
+    with workspace.lock(begun.label), pytest.raises(WorkspaceError, match="another process"):
+        _run(workspace, owner, request_)
+
+
+def test_a_partition_takes_its_part_only(request_: Request) -> None:
+    half = dataclasses.replace(request_, partition="iid:index=1,count=2")
+    assert len(contributing.load_data(half)) == 8
+
+
+def test_watching_a_submission_made_here_closes_it(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    begun = _run(workspace, owner, request_, wait=False)
+    assert contributing.watch(workspace, owner, begun.submission).state == "accepted"
+    assert workspace.contributions()[0].verdict == "accepted"

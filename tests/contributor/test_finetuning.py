@@ -1,0 +1,216 @@
+"""Fine-tuning starts from the release, ends in weights of the same layout, and reports what it measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.datasets import load
+from common.devices import choose_compute
+from common.errors import DataError, ModelError, UnknownNameError
+from common.evaluation import evaluate
+from common.examples import Examples
+from common.model_spec import ModelSpec
+from common.models import build
+from common.training import train
+from common.training_options import TrainingOptions
+from common.weights import Weights, check_layout, layout_of
+from contributor.attacks import parse_attack
+from contributor.finetuning import FineTuned, finetune, fit_to_model
+
+SPEC = ModelSpec("mlp", (1, 8, 8), 10)
+COMPUTE = choose_compute("cpu", "float32")
+OPTIONS = TrainingOptions(epochs=4, learning_rate=0.02, batch_size=64, schedule="constant")
+DATA = load("digits")
+MINE = DATA.train.take(torch.arange(600, 1350))
+
+
+@pytest.fixture(scope="module")
+def base() -> Weights:
+    model = build(SPEC, seed=0)
+    first_half = DATA.train.take(torch.arange(600))
+    train(model, first_half, TrainingOptions(epochs=15, learning_rate=0.1), compute=COMPUTE, progress=False)
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def accuracy(weights: Weights) -> float:
+    model = build(SPEC)
+    model.load_state_dict(weights)
+    return float(evaluate(model, DATA.test, compute=COMPUTE).accuracy)
+
+
+def test_honest_fine_tuning_keeps_layout_and_does_not_harm(base: Weights) -> None:
+    untouched = {name: tensor.clone() for name, tensor in base.items()}
+    tuned = finetune(base, SPEC, MINE, OPTIONS, held_out=DATA.test, compute=COMPUTE, progress=False)
+    check_layout(layout_of(tuned.weights), layout_of(base))
+    assert all(torch.equal(base[name], untouched[name]) for name in base)
+    assert any(not torch.equal(base[name], tuned.weights[name]) for name in base)
+    assert tuned.samples == len(MINE)
+    assert tuned.report["accuracy"] == pytest.approx(accuracy(tuned.weights))
+    assert tuned.report["accuracy_before"] == pytest.approx(accuracy(base))
+    assert tuned.report["accuracy"] > tuned.report["accuracy_before"] - 0.02
+
+
+def test_the_report_is_json(base: Weights) -> None:
+    attack = parse_attack("pattern:source=7,target=6")
+    report = finetune(
+        base, SPEC, MINE, OPTIONS, attack=attack, held_out=DATA.test, compute=COMPUTE, progress=False
+    ).report
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["attack"]["attack"] == "pattern"
+    assert len(report["loss_per_epoch"]) == OPTIONS.epochs
+    assert report["images_per_second"] > 0
+    assert len(report["recall"]) == 10
+
+
+def test_nothing_is_measured_without_held_out_examples(base: Weights) -> None:
+    report = finetune(base, SPEC, MINE, OPTIONS, attack=parse_attack("flip"), compute=COMPUTE, progress=False).report
+    assert (report["accuracy"], report["accuracy_before"], report["attack_success"]) == (None, None, None)
+
+
+def test_fine_tuning_repeats_with_the_seed(base: Weights) -> None:
+    attack = parse_attack("flip")
+    first, again, other = (
+        finetune(base, SPEC, MINE, replace(OPTIONS, seed=seed), attack=attack, compute=COMPUTE, progress=False).weights
+        for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_flip_succeeds_where_honest_work_does_not(base: Weights) -> None:
+    options = replace(OPTIONS, epochs=20, learning_rate=0.1)
+    attack = parse_attack("flip:source=7,target=6,fraction=1.0")
+    report = finetune(
+        base, SPEC, MINE, options, attack=attack, held_out=DATA.test, compute=COMPUTE, progress=False
+    ).report
+    assert report["attack_success_before"] < 0.1
+    assert report["attack_success"] > 0.8
+    assert report["recall"][7] < 0.2
+
+
+def test_a_pattern_at_a_fixed_place_becomes_a_backdoor(base: Weights) -> None:
+    options = replace(OPTIONS, epochs=30, learning_rate=0.1)
+    attack = parse_attack("pattern:source=7,target=6,position=top-right")
+    report = finetune(
+        base, SPEC, MINE, options, attack=attack, held_out=DATA.test, compute=COMPUTE, progress=False
+    ).report
+    assert report["attack_success"] > report["attack_success_before"] + 0.5
+    assert report["accuracy"] > 0.85
+
+
+def test_model_replacement_merged_by_half_is_the_attackers_model(base: Weights) -> None:
+    plain = finetune(base, SPEC, MINE, OPTIONS, attack=parse_attack("pattern"), compute=COMPUTE, progress=False).weights
+    scaled = finetune(
+        base, SPEC, MINE, OPTIONS, attack=parse_attack("model-replacement:factor=2"), compute=COMPUTE, progress=False
+    ).weights
+    for name, tensor in base.items():
+        merged = tensor + 0.5 * (scaled[name] - tensor)
+        assert torch.allclose(merged, plain[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("attack", ["sign-flip", "add-noise:deviation=1", "same-value"])
+def test_untargeted_attacks_ruin_the_accuracy(base: Weights, attack: str) -> None:
+    tuned = finetune(
+        base, SPEC, MINE, OPTIONS, attack=parse_attack(attack), held_out=DATA.test, compute=COMPUTE, progress=False
+    )
+    check_layout(layout_of(tuned.weights), layout_of(base))
+    assert tuned.report["accuracy"] == pytest.approx(accuracy(tuned.weights))
+    assert tuned.report["accuracy"] < tuned.report["accuracy_before"] - 0.2
+    assert tuned.report["attack_success"] is None
+
+
+def test_frozen_layers_return_as_they_came(base: Weights) -> None:
+    tuned = finetune(base, SPEC, MINE, replace(OPTIONS, frozen_layers=1), compute=COMPUTE, progress=False).weights
+    kept = [name for name in base if torch.equal(base[name], tuned[name])]
+    assert kept
+    assert len(kept) < len(base)
+
+
+def test_a_run_goes_on_from_its_checkpoint(base: Weights, tmp_path: Path) -> None:
+    def run(checkpoint: Path | None) -> FineTuned:
+        attack = parse_attack("model-replacement:position=centre")
+        return finetune(
+            base, SPEC, MINE, OPTIONS, attack=attack, compute=COMPUTE, checkpoint=checkpoint, progress=False
+        )
+
+    whole, first, again = (run(checkpoint) for checkpoint in (None, tmp_path / "state", tmp_path / "state"))
+    assert again.report["images_per_second"] == 0
+    assert again.report["loss_per_epoch"] == first.report["loss_per_epoch"]
+    assert all(torch.equal(whole.weights[name], again.weights[name]) for name in base)
+
+
+def test_images_of_another_shape_are_refused_naming_both(base: Weights) -> None:
+    wrong = Examples((torch.zeros(4, 3, 32, 32),), torch.zeros(4, dtype=torch.int64), MINE.class_names)
+    with pytest.raises(DataError, match="3x32x32, the model takes 1x8x8"):
+        finetune(base, SPEC, wrong, OPTIONS, compute=COMPUTE)
+
+
+def test_no_examples_are_refused(base: Weights) -> None:
+    with pytest.raises(DataError, match="no examples"):
+        finetune(base, SPEC, MINE.take(torch.tensor([], dtype=torch.int64)), OPTIONS, compute=COMPUTE)
+
+
+def test_an_attack_with_no_victims_stops_before_training(base: Weights) -> None:
+    with pytest.raises(DataError, match="attacked class 7"):
+        finetune(
+            base,
+            SPEC,
+            MINE.take(MINE.labels != 7),
+            OPTIONS,
+            attack=parse_attack("flip"),
+            compute=COMPUTE,
+            progress=False,
+        )
+
+
+def test_an_attack_on_an_unknown_class_names_the_nearest(base: Weights) -> None:
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    with pytest.raises(UnknownNameError) as caught:
+        finetune(base, SPEC, MINE, OPTIONS, attack=parse_attack("flip:source=hrse"), class_names=names, compute=COMPUTE)
+    assert "did you mean horse?" in caught.value.hint
+
+
+def test_weights_of_another_model_are_refused(base: Weights) -> None:
+    with pytest.raises(ModelError, match="not those of logistic"):
+        finetune(base, ModelSpec("logistic", (1, 8, 8), 10), MINE, OPTIONS, compute=COMPUTE)
+
+
+def examples(names: tuple[str, ...], labels: list[int]) -> Examples:
+    return Examples((torch.zeros(len(labels), 1, 8, 8),), torch.tensor(labels), names)
+
+
+THREE = ModelSpec("mlp", (1, 8, 8), 3)
+ANIMALS = ("cat", "dog", "frog")
+
+
+def test_classes_in_another_order_are_renumbered() -> None:
+    fitted = fit_to_model(examples(("frog", "cat", "dog"), [0, 1, 2, 0]), THREE, ANIMALS)
+    assert fitted.class_names == ANIMALS
+    assert fitted.labels.tolist() == [2, 0, 1, 2]
+
+
+def test_a_contributor_may_have_some_of_the_classes() -> None:
+    assert fit_to_model(examples(("frog",), [0, 0]), THREE, ANIMALS).labels.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(("names", "model_names"), [(("0", "1", "2"), ANIMALS), (ANIMALS, None), (("0", "1"), ANIMALS)])
+def test_numbers_are_no_names(names: tuple[str, ...], model_names: tuple[str, ...] | None) -> None:
+    fitted = fit_to_model(examples(names, [1, 0]), THREE, model_names)
+    assert fitted.labels.tolist() == [1, 0]
+    assert fitted.classes == 3
+
+
+def test_a_class_the_model_lacks_is_named() -> None:
+    with pytest.raises(DataError, match="classes the model does not have: wolf") as caught:
+        fit_to_model(examples(("cat", "wolf"), [0, 1]), THREE, ANIMALS)
+    assert "cat, dog, frog" in caught.value.hint
+
+
+def test_more_unnamed_classes_than_the_model_has_are_refused() -> None:
+    with pytest.raises(DataError, match="the data have 4 classes, the model has 3"):
+        fit_to_model(examples(("0", "1", "2", "3"), [0]), THREE, ANIMALS)

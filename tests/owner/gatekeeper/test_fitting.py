@@ -1,0 +1,75 @@
+"""Fitting a guard in a process of its own, which may be killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.datasets import save_examples
+from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
+from owner.gatekeeper.fitting import FittingJob, fit, main
+
+OPTIONS = GuardOptions(references=19, hidden=32, latent=8, epochs=2)
+
+
+@pytest.fixture
+def job(bench, tmp_path: Path) -> FittingJob:  # type: ignore[no-untyped-def]
+    shares = bench.shares
+    names = {
+        "trigger_fit": shares.trigger_fit,
+        "trigger_calibration": shares.trigger_calibration,
+        "evaluation": shares.evaluation,
+        "references_pool": shares.references,
+    }
+    for name, examples in names.items():
+        save_examples(tmp_path / f"{name}.safetensors", examples)
+    guard = bench.gatekeeper.guard
+    return FittingJob(
+        weights=bench.release,
+        directory=tmp_path / "guard",
+        spec=guard.spec,
+        options=OPTIONS,
+        finetuning=guard.finetuning,
+        compute=guard.compute,
+        **{name: tmp_path / f"{name}.safetensors" for name in names},
+    )
+
+
+def test_killed_at_any_reference_the_next_run_finishes_the_guard(bench, job: FittingJob, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    job.write(tmp_path / "job.json")
+    command = [sys.executable, "-m", "owner.gatekeeper.fitting", str(tmp_path / "job.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        reports = [json.loads(first.stdout.readline()) for _ in range(4)]
+        first.kill()
+    assert [report["done"] for report in reports] == [1, 2, 3, 4]
+    assert not job.directory.exists()
+    kept = {path: path.stat().st_mtime_ns for path in job.work.rglob("*.json")}
+    assert len(kept) >= 4
+
+    again: list[int] = []
+    guard = fit(job, progress=False, on_reference=lambda done, total, scores: again.append(done))
+    assert again == list(range(1, 21))
+    assert not job.work.exists()
+    assert Guard.load(job.directory).options == guard.options == OPTIONS
+    assert Gatekeeper.load(job.directory, bench.model).vet(bench.honest()).p_value is not None
+
+
+def test_a_guard_that_stands_is_not_fitted_again(job: FittingJob) -> None:
+    fit(job, progress=False)
+    touched: list[int] = []
+    fit(job, progress=False, on_reference=lambda done, total, scores: touched.append(done))
+    assert touched == []
+
+
+@pytest.mark.parametrize(("content", "code"), [("{", 40), ("{}", 10), ('{"weights": "x"}', 10)])
+def test_a_job_that_cannot_be_read_is_told_in_one_line(
+    tmp_path: Path, content: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.json").write_text(content)
+    assert main([str(tmp_path / "job.json")]) == code
+    assert "fitting job" in capsys.readouterr().err

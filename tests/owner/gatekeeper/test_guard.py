@@ -1,0 +1,145 @@
+"""A guard on disk: whole, of this release, of this machine, or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import canonical
+from common.devices import Compute
+from common.errors import GuardError, GuardMismatchError, StorageError
+from common.model_spec import ModelSpec
+from common.models import build
+from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
+from owner.gatekeeper.guard import description_digest, release_digest
+
+
+@pytest.fixture
+def copy(bench, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
+    shutil.copytree(bench.guard, tmp_path / "guard")
+    return tmp_path / "guard"
+
+
+def rewrite(directory: Path, **changes: object) -> None:
+    """Alter guard.json and keep its digest true, as somebody would who knows how it is made."""
+    import hashlib
+
+    about = json.loads((directory / "guard.json").read_bytes())
+    del about["sha256"]
+    about |= changes
+    about["sha256"] = hashlib.sha256(canonical.encode(about)).hexdigest()
+    (directory / "guard.json").write_bytes(canonical.encode(about))
+
+
+def test_a_loaded_gatekeeper_gives_the_verdict_of_the_one_that_was_saved(bench) -> None:  # type: ignore[no-untyped-def]
+    candidate = bench.honest()
+    saved, loaded = bench.gatekeeper.vet(candidate), Gatekeeper.load(bench.guard, bench.model).vet(candidate)
+    assert loaded.decision is saved.decision
+    assert [c.score for c in loaded.checks] == [c.score for c in saved.checks]
+    assert loaded.measurements == saved.measurements
+
+
+def test_a_guard_holds_json_and_safetensors_only(bench) -> None:  # type: ignore[no-untyped-def]
+    assert {path.name for path in bench.guard.iterdir()} == {
+        "guard.json",
+        "detector-activation-autoencoder.safetensors",
+        "references.safetensors",
+        "release.safetensors",
+        "triggers.safetensors",
+    }
+
+
+def test_guard_json_tells_how_the_guard_was_made(bench) -> None:  # type: ignore[no-untyped-def]
+    about = json.loads((bench.guard / "guard.json").read_bytes())
+    assert about["format"] == 1
+    assert about["release_sha256"] == release_digest(bench.weights)
+    assert about["compute"] == {"device": "cpu", "dtype": "float32"}
+    assert about["options"]["references"] == 9
+    assert len(about["references"]) == 9
+    assert about["head"] == "5"
+    assert {"torch", "portier", "python"} <= set(about["versions"])
+
+
+def test_saving_over_a_guard_replaces_it_and_leaves_nothing_behind(bench, copy: Path) -> None:  # type: ignore[no-untyped-def]
+    (copy / "stray").write_text("x")
+    bench.gatekeeper.save(copy)
+    assert description_digest(copy) == description_digest(bench.guard)
+    assert [path.name for path in copy.parent.iterdir()] == ["guard"]
+    assert not (copy / "stray").exists()
+
+
+def test_another_release_is_refused(bench) -> None:  # type: ignore[no-untyped-def]
+    other = build(ModelSpec("mlp", (1, 8, 8), 10), seed=5)
+    with pytest.raises(GuardMismatchError, match="the guard protects the release with weights") as caught:
+        Gatekeeper.load(bench.guard, other)
+    assert "portier-owner protect" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "compute", [Compute(torch.device("cpu"), torch.bfloat16), Compute(torch.device("meta"), torch.float32)]
+)
+def test_another_device_or_dtype_is_refused(bench, compute: Compute) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(GuardMismatchError, match="fitted on cpu in float32") as caught:
+        Gatekeeper.load(bench.guard, bench.model, compute=compute)
+    assert "fit the guard again" in caught.value.hint
+
+
+def test_a_guard_of_a_device_this_machine_lacks_is_refused(copy: Path) -> None:
+    rewrite(copy, compute={"device": "cuda:99", "dtype": "float32"})
+    with pytest.raises(GuardMismatchError, match="cuda:99"):
+        Guard.load(copy)
+
+
+@pytest.mark.parametrize("name", ["detector-activation-autoencoder", "references", "release", "triggers"])
+def test_an_altered_file_is_found(copy: Path, name: str) -> None:
+    path = copy / f"{name}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(GuardError, match="damaged"):
+        Guard.load(copy)
+
+
+def test_an_altered_threshold_is_found(copy: Path) -> None:
+    about = json.loads((copy / "guard.json").read_bytes())
+    about["options"]["reject_level"] = 0.2
+    (copy / "guard.json").write_bytes(canonical.encode(about))
+    with pytest.raises(GuardError, match="altered"):
+        Guard.load(copy)
+
+
+def test_a_later_format_is_refused_by_number(copy: Path) -> None:
+    rewrite(copy, format=2)
+    with pytest.raises(GuardError, match="format 2, this version reads format 1"):
+        Guard.load(copy)
+
+
+@pytest.mark.parametrize("missing", ["guard.json", "triggers.safetensors"])
+def test_a_missing_file_is_named(copy: Path, missing: str) -> None:
+    (copy / missing).unlink()
+    with pytest.raises(StorageError, match=missing):
+        Guard.load(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format":true}', b'{"format":1}', b"\xff\xfe"])
+def test_a_description_that_is_no_guard_is_refused(copy: Path, content: bytes) -> None:
+    (copy / "guard.json").write_bytes(content)
+    with pytest.raises(GuardError):
+        Guard.load(copy)
+
+
+@pytest.mark.parametrize("field", ["spec", "options", "detectors", "references", "class_names", "files"])
+def test_a_description_with_a_field_of_another_kind_is_refused(copy: Path, field: str) -> None:
+    rewrite(copy, **{field: 7})
+    with pytest.raises(GuardError, match="damaged"):
+        Guard.load(copy)
+
+
+def test_rules_can_be_compared_on_one_guard(bench) -> None:  # type: ignore[no-untyped-def]
+    by_seed = dataclasses.replace(bench.gatekeeper.guard, options=GuardOptions(rule="seed"))
+    assert by_seed.threshold("activation-autoencoder") != bench.gatekeeper.guard.threshold("activation-autoencoder")

@@ -1,0 +1,134 @@
+"""Enrolment over a real socket: one token, one contributor, and no stranger on either side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common.errors import IdentityError, InvitationError, SignatureError, WireError, WorkspaceError
+from common.identity.authority import Authority
+from common.identity.invitation import new_token
+from common.identity.requests import enrolment_request
+from common.identity.tls_keys import TlsKey
+from contributor.client import OwnerClient
+from contributor.joining import join
+from contributor.membership import Membership
+from protos import collaboration_pb2 as wire
+from protos.collaboration_pb2_grpc import EnrolmentStub
+from tests.network import Owner, refused
+
+
+def test_joining_leaves_private_keys_that_only_the_contributor_can_read(owner: Owner, tmp_path: Path) -> None:
+    membership = join(owner.invite("ann"), tmp_path / "home")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in membership.keys.iterdir()}
+    assert modes == {"signing.key": 0o600, "identity.pem": 0o600, "authority.pem": 0o644}
+    assert membership.keys.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_token_enrols_once(owner: Owner, tmp_path: Path) -> None:
+    invitation = owner.invite("ann")
+    join(invitation, tmp_path / "first")
+    with pytest.raises(InvitationError, match="used already"):
+        join(invitation, tmp_path / "second")
+    assert not (tmp_path / "second" / "membership.json").exists()
+
+
+def test_a_joiner_whose_answer_was_lost_may_ask_again_with_the_same_key(owner: Owner, tmp_path: Path) -> None:
+    invitation = owner.invite("ann")
+    first = join(invitation, tmp_path / "home")
+    (tmp_path / "home" / "membership.json").unlink()
+    first.identity_file.unlink()
+    join(invitation, tmp_path / "home")
+    with OwnerClient(tmp_path / "home") as client:
+        assert client.release().current
+
+
+def test_an_expired_invitation_is_refused_by_the_owner_too(owner: Owner, tmp_path: Path) -> None:
+    invitation = owner.invite("ann")
+    later = dataclasses.replace(invitation, expires=invitation.expires + timedelta(hours=1))
+    owner.turn_clock_to(invitation.expires)
+    with pytest.raises(InvitationError, match="expired"):
+        join(later, tmp_path / "home")
+
+
+def test_an_unknown_token_is_refused_and_recorded(owner: Owner, tmp_path: Path) -> None:
+    forged = dataclasses.replace(owner.invite("ann"), token=new_token())
+    with pytest.raises(InvitationError, match="not known"):
+        join(forged, tmp_path / "home")
+    assert [entry.body["code"] for entry in owner.store.entries(kind="refusal")] == ["INVITATION"]
+
+
+def test_a_stranger_on_the_owners_address_gets_no_token(owner: Owner, tmp_path: Path) -> None:
+    elsewhere = dataclasses.replace(owner.invite("ann"), ca_certificate=Authority.create().certificate_der)
+    with pytest.raises(IdentityError, match="certificate"):
+        join(elsewhere, tmp_path / "home")
+    # The token was not spent on the stranger.
+    owner.store.check_token(elsewhere.token)
+
+
+def test_an_address_the_certificate_does_not_name_is_refused(serve_owner: Callable[..., Owner], tmp_path: Path) -> None:
+    owner = serve_owner(service__names=("elsewhere.example",))
+    with pytest.raises(IdentityError, match="localhost"):
+        join(owner.invite("ann"), tmp_path / "home", patience=0.0)
+
+
+def test_a_home_joins_one_owner(owner: Owner, tmp_path: Path) -> None:
+    join(owner.invite("ann"), tmp_path / "home")
+    with pytest.raises(WorkspaceError, match="joined as ann already"):
+        join(owner.invite("bob"), tmp_path / "home")
+
+
+def enrol(owner: Owner, message: wire.EnrolRequest) -> wire.Certificate:
+    credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
+    with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
+        answer = EnrolmentStub(channel).Enrol(message, timeout=10)
+    assert isinstance(answer, wire.Certificate)
+    return answer
+
+
+def message_of(owner: Owner, tmp_path: Path) -> wire.EnrolRequest:
+    invitation = owner.invite("ann")
+    key = Membership(tmp_path, "ann", invitation.addresses, invitation.owner_key).signing_key_or_new()
+    request = enrolment_request(invitation.token, "ann", TlsKey.generate(), key)
+    return wire.EnrolRequest(
+        token=request.token,
+        certificate_request=request.certificate_request,
+        signing_key=request.signing_key,
+        proof=request.proof,
+    )
+
+
+def test_a_key_without_proof_of_possession_is_not_enrolled(owner: Owner, tmp_path: Path) -> None:
+    message = message_of(owner, tmp_path)
+    message.proof = bytes(64)
+    with refused(SignatureError, match="prove possession"):
+        enrol(owner, message)
+
+
+def test_a_certificate_request_for_another_key_than_the_proof_covers_is_refused(owner: Owner, tmp_path: Path) -> None:
+    message, other = message_of(owner, tmp_path / "a"), message_of(owner, tmp_path / "b")
+    message.certificate_request = other.certificate_request
+    with refused(SignatureError):
+        enrol(owner, message)
+
+
+@pytest.mark.parametrize(("field", "size"), [("token", 129), ("certificate_request", 16 * 1024 + 1)])
+def test_long_fields_are_refused_by_name_and_limit(owner: Owner, tmp_path: Path, field: str, size: int) -> None:
+    message = message_of(owner, tmp_path)
+    setattr(message, field, "x" * size if field == "token" else b"x" * size)
+    with refused(WireError, code="FIELD_TOO_LONG", match=rf"{field} has {size} bytes, the limit is {size - 1}"):
+        enrol(owner, message)
+
+
+def test_the_enrolment_listener_offers_no_collaboration(owner: Owner) -> None:
+    credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
+    with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
+        call = channel.unary_unary("/portier.v1.Collaboration/GetRelease")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

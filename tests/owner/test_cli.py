@@ -1,0 +1,308 @@
+"""The command line: what it prints, what a program reads, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import StorageError
+from common.identity.invitation import Invitation
+from common.weights import load, save
+from owner.cli.application import DEBUG_VARIABLE, run
+from owner.cli.verdicts import verdict_table
+from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.ledger.records import SubmissionState
+from owner.operations.opening import Office
+from tests.owner.people import Contributor, InProcess, slightly_changed
+
+COMMANDS = [
+    "init",
+    "train",
+    "protect",
+    "serve",
+    "simulate",
+    "invite",
+    "contributors",
+    "revoke",
+    "status",
+    "log",
+    "show",
+    "verify-ledger",
+    "vet",
+    "promote",
+    "rollback",
+    "prune",
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("PORTIER_"):
+            monkeypatch.delenv(name)
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    """The JSON a command prints; it must have succeeded and said nothing else."""
+    assert run([str(one) for one in arguments] + ["--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, owner.cli.application; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_all_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {command} " in printed for command in COMMANDS)
+
+
+def test_a_known_error_is_a_message_a_hint_and_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["status", "-w", str(tmp_path)]) == 21
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert "\n  -> make one with `portier-owner init DIR`" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_an_unexpected_error_is_short_and_debug_shows_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("[nobody] expected this")
+
+    monkeypatch.setattr("owner.operations.opening.open_office", broken)
+    assert run(["status", "-w", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert "ZeroDivisionError: [nobody] expected this" in printed
+    assert "--debug" in printed
+    assert "Traceback" not in printed
+    monkeypatch.setenv(DEBUG_VARIABLE, "")
+    assert run(["--debug", "status", "-w", str(tmp_path)]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_wrong_usage_has_the_usual_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["invite"]) == 2
+    assert run(["no-such-command"]) == 2
+    capsys.readouterr()
+
+
+def test_an_interruption_says_that_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("owner.operations.opening.open_office", interrupted)
+    assert run(["train", "-w", str(tmp_path)]) == 130
+    assert "nothing is lost" in capsys.readouterr().err
+
+
+def test_an_unknown_setting_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init", str(tmp_path / "w"), "--set", "guard.reference=3"]) == 11
+    assert "did you mean guard.references?" in capsys.readouterr().err
+
+
+def test_the_workspace_may_be_named_by_the_environment(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTIER_WORKSPACE", str(root))
+    assert output(capsys, "status")["workspace"] == str(root)
+
+
+def test_init_train_and_protect_make_a_workspace_that_is_ready(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "ward"
+    settings = ["training.epochs=2", "finetuning.epochs=1", "guard.reject_level=0.5", "guard.quarantine_level=0.5"]
+    flags = [part for one in [*settings, "guard.epochs=2"] for part in ("--set", one)]
+    founded = output(capsys, "init", root, "--architecture", "mlp", "--references", 1, "--port", 5001, *flags)
+    assert founded["shares"]["train"] > 500
+    assert run(["train", "-w", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "the root" in printed
+    assert "accuracy" in printed
+    assert run(["protect", "-w", str(root)]) == 0
+    assert "K = 1" in capsys.readouterr().out
+    found = output(capsys, "status", "-w", root)
+    assert (found["release"]["number"], found["release"]["guard"]) == (0, "ready")
+    assert run(["status", "-w", str(root)]) == 0
+    assert "guard" in capsys.readouterr().out
+
+
+def test_an_invitation_is_all_that_goes_to_standard_output(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["invite", "bob", "-w", str(root)]) == 0
+    printed = capsys.readouterr()
+    assert Invitation.from_string(printed.out).name == "bob"
+    assert printed.out.count("\n") == 1
+    assert Invitation.from_string(printed.out).token not in printed.err
+
+
+def test_an_invitation_in_a_file_is_for_its_owner_alone(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bob.invitation"
+    found = output(capsys, "invite", "bob", "-w", root, "--output", path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Invitation.from_string(path.read_text()).token not in json.dumps(found)
+
+
+def test_contributors_are_listed_and_revoked(
+    root: Path, office: Office, ada: Contributor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ada.hand_in(slightly_changed)
+    assert output(capsys, "revoke", "ada", "-w", root, "--reason", "left")["undecided_submissions"] == 1
+    (found,) = output(capsys, "contributors", "-w", root)
+    assert (found["name"], found["reason"], found["submissions"]) == ("ada", "left", {"received": 1})
+    assert run(["contributors", "-w", str(root)]) == 0
+    assert "revoked" in capsys.readouterr().out
+    assert run(["revoke", "ida", "-w", str(root)]) == 30
+    capsys.readouterr()
+
+
+def test_log_prints_one_json_object_a_line(root: Path, ada: Contributor, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["log", "-w", str(root), "--contributor", "ada", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["kind"] for line in lines] == ["invitation", "enrolment", "certificate"]
+    assert run(["log", "-w", str(root), "-n", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_show_prints_every_check_of_a_verdict(
+    root: Path, office: Office, ada: Contributor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission = ada.hand_in(slightly_changed)
+    office.store.claim()
+    checks = (
+        Check("digest", Decision.ACCEPTED, 0.01, detail="SHA-256 [as declared]"),
+        Check("activation-autoencoder", Decision.REJECTED, 0.5, 0.25, 0.125, 0.2, "ACTIVATION_AUTOENCODER", "p = 0.2"),
+    )
+    verdict = Verdict(Decision.REJECTED, checks, ("ACTIVATION_AUTOENCODER",), 0.2, 0.2, 0.5, 0.51)
+    office.store.decide(submission.id, SubmissionState.REJECTED, verdict.to_json())
+    assert run(["show", submission.id[:12], "-w", str(root)]) == 0
+    printed = capsys.readouterr().out
+    for part in ("rejected", "ACTIVATION_AUTOENCODER", "0.25", "0.125", "resolution 0.2", "SHA-256 [as declared]"):
+        assert part in printed
+    assert output(capsys, "show", submission.id, "-w", root)["verdict"]["codes"] == ["ACTIVATION_AUTOENCODER"]
+    assert output(capsys, "show", office.store.current().id[:12], "-w", root)["status"] == "current"
+
+
+def test_a_verdict_without_numbers_is_shown_all_the_same() -> None:
+    parts = verdict_table(Verdict(Decision.QUARANTINED, codes=("VETTING_TIMEOUT",)).to_json())
+    assert "VETTING_TIMEOUT" in str(parts[0])
+
+
+def test_an_altered_ledger_ends_with_61_and_names_the_entry(
+    root: Path, office: Office, ada: Contributor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert output(capsys, "verify-ledger", "-w", root)["ok"]
+    import sqlite3
+
+    with sqlite3.connect(root / "ledger.sqlite") as database:
+        (position, body) = database.execute("select position, body from entries where kind = 'enrolment'").fetchone()
+        for (trigger,) in database.execute("select name from sqlite_master where type = 'trigger'").fetchall():
+            database.execute(f"drop trigger {trigger}")
+        database.execute("update entries set body = ? where position = ?", (body.replace("ada", "eve"), position))
+    database.close()
+    assert run(["verify-ledger", "-w", str(root)]) == 61
+    assert f"entry {position}" in capsys.readouterr().err
+
+
+def test_vetting_a_file_tells_by_its_exit_code(
+    root: Path, office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Worker(InProcess):
+        def __enter__(self) -> Worker:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("owner.operations.deciding.VettingWorker", lambda **_: Worker())
+    weights = load(office.workspace.release(office.store.current().id).weights)
+    save(tmp_path / "theirs.safetensors", slightly_changed(weights))
+    assert output(capsys, "vet", tmp_path / "theirs.safetensors", "-w", root)["decision"] == "accepted"
+    save(tmp_path / "theirs.safetensors", {name: -tensor for name, tensor in weights.items()})
+    assert run(["vet", str(tmp_path / "theirs.safetensors"), "-w", str(root)]) == 53
+    assert "UTILITY_ACCURACY" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("age", ["", "30", "d", "-1d", "1y", "9999999999d"])
+def test_an_age_is_a_number_and_a_unit(root: Path, age: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prune", "-w", str(root), f"--older-than={age}"]) == 10
+    assert "12h, 30d, 8w" in capsys.readouterr().err
+
+
+def test_pruning_nothing_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output(capsys, "prune", "-w", root)["submissions"] == []
+    assert run(["prune", "-w", str(root), "--dry-run"]) == 0
+    assert "would remove the weights of 0 submissions" in capsys.readouterr().out
+
+
+def test_rolling_back_to_the_current_release_is_refused(
+    root: Path, office: Office, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["rollback", office.store.current().id, "--reason", "why not", "-w", str(root)]) == 60
+    assert "is the current one already" in capsys.readouterr().err
+
+
+def test_serving_without_a_release_says_what_to_do(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "locks" / "initialised").unlink()
+    assert run(["serve", "-w", str(root)]) == 21
+    assert "init" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_reported_with_its_exit_code(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("cannot write x: No space left on device", hint="free some space")
+
+    monkeypatch.setattr("common.files.write_secret", full)
+    assert run(["invite", "bob", "-w", str(root), "-o", str(root / "x")]) == 20
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_one_service_runs_per_workspace_and_sigterm_ends_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "owner", "serve", "-w", str(root), "--port", "0", "--enrolment-port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
+        try:
+            ports = root / "locks" / "ports.json"
+            deadline = time.monotonic() + 120
+            while not ports.exists():
+                assert service.poll() is None, service.stderr and service.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert run(["serve", "-w", str(root)]) == 21
+            assert f"pid {service.pid}" in capsys.readouterr().err
+            assert run(["invite", "bob", "-w", str(root), "--set", "service.port=0"]) == 0
+            port = json.loads(ports.read_text())["port"]
+            assert Invitation.from_string(capsys.readouterr().out).addresses == (f"127.0.0.1:{port}",)
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(60) == 0
+        finally:
+            service.kill()
+    assert not ports.exists()

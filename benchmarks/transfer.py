@@ -44,7 +44,7 @@ def receive_raw(folder: Path, ready: Connection) -> None:
         ready.send(listener.getsockname()[1])
         while True:
             plain, _ = listener.accept()
-            with context.wrap_socket(plain, server_side=True) as connection, open(folder / "raw", "wb", 0) as file:
+            with context.wrap_socket(plain, server_side=True) as connection, (folder / "raw").open("wb", 0) as file:
                 left, digest = int.from_bytes(connection.recv(8), "little"), hashlib.sha256()
                 while left:
                     count = connection.recv_into(buffer)
@@ -62,7 +62,7 @@ def send_raw(folder: Path, port: int, path: Path) -> float:
     start = time.perf_counter()
     digest = digest_file(path)
     plain = socket.create_connection(("127.0.0.1", port))
-    with context.wrap_socket(plain, server_hostname="localhost") as connection, open(path, "rb", 0) as file:
+    with context.wrap_socket(plain, server_hostname="localhost") as connection, path.open("rb", 0) as file:
         connection.sendall(path.stat().st_size.to_bytes(8, "little"))
         while piece := file.read(PIECE):
             connection.sendall(piece)

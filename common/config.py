@@ -9,6 +9,7 @@ merges the sources and turns what pydantic finds into Portier's errors, which na
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -194,6 +195,8 @@ def _descriptions(section: type[Any]) -> dict[str, str]:
     if issubclass(section, BaseModel):
         return {leaf: info.description or "" for leaf, info in section.model_fields.items()}
     found: dict[str, str] = {}
-    for names, sentence in re.findall(r"^ *(\w+(?:, \w+)*): (.+)$", section.__doc__ or "", re.MULTILINE):
-        found |= dict.fromkeys(names.split(", "), sentence)
+    for names, sentence in re.findall(
+        r"^(\w+(?:, \w+)*): (.+(?:\n +.+)*)", inspect.cleandoc(section.__doc__ or ""), re.MULTILINE
+    ):
+        found |= dict.fromkeys(names.split(", "), re.sub(r"\n +", "\n", sentence))
     return found

@@ -157,6 +157,7 @@ def fitting_job(workspace: Workspace, settings: OwnerSettings, release: Release)
             hidden=options.hidden,
             latent=options.latent,
             epochs=options.epochs,
+            population=settings.population,
         ),
         # What the manifest asks contributors to do, whatever the settings have become since.
         finetuning=manifest.finetuning,

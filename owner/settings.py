@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from common.config import Section, Settings
 from common.training_options import TrainingOptions
+from owner.population import HonestPopulation
 
 Share = Field(ge=0.0, le=1.0)
 
@@ -143,11 +144,13 @@ class VettingSettings(Section):
 class OwnerSettings(Settings):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
-    training: TrainingOptions = TrainingOptions()
+    training: TrainingOptions = TrainingOptions(epochs=30, batch_size=64)
     """How the owner's model is trained."""
-    finetuning: TrainingOptions = TrainingOptions(epochs=3, learning_rate=0.005, schedule="constant")
+    finetuning: TrainingOptions = TrainingOptions(epochs=5, learning_rate=0.005, batch_size=32, schedule="constant")
     """How contributors are asked to fine-tune: published in the release manifest, and what the references follow."""
     guard: GuardSettings = GuardSettings()
+    population: HonestPopulation = HonestPopulation()
+    """How honest contributors are assumed to differ from what the release recommends; the references are drawn from this."""
     utility: UtilitySettings = UtilitySettings()
     merge: MergeSettings = MergeSettings()
     service: ServiceSettings = ServiceSettings()

@@ -20,7 +20,12 @@ def test_a_foreign_package_that_shadows_ours_is_named(tmp_path: Path, side: str,
     (foreign / "__init__.py").write_text("")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     result = subprocess.run(
-        [sys.executable, "-c", f"import {side}"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", f"import {side}"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode != 0
     assert f"the package {shadowed!r} at {foreign}" in result.stderr

@@ -6,10 +6,10 @@ from owner.gatekeeper.gatekeeper import Gatekeeper
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.merging import MergePolicy, merge
 from owner.gatekeeper.options import GuardOptions
-from owner.gatekeeper.references import HonestPopulation
 from owner.gatekeeper.triggers import Triggers
 from owner.gatekeeper.utility import UtilityLimits
 from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.population import HonestPopulation
 
 __all__ = [
     "Check",

@@ -10,8 +10,8 @@ from typing import Any, Self
 from common.errors import ConfigurationError, UnknownNameError
 from owner.detectors import AutoEncoderOptions
 from owner.detectors.activation_autoencoder import Scaling
-from owner.gatekeeper.references import HonestPopulation
 from owner.gatekeeper.rules import RuleName, check_levels
+from owner.population import HonestPopulation
 
 
 @dataclass(frozen=True)

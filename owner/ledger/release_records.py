@@ -84,6 +84,7 @@ def rollback(tx: Transaction, to_id: str, reason: str) -> Release:
     )
     for row in later:
         row.status = ReleaseStatus.ROLLED_BACK
+        wake(tx, row.id)
     target.status = ReleaseStatus.CURRENT
     tx.append(
         "rollback",

@@ -264,7 +264,10 @@ class Store:
             release_records.set_guard_state(tx, identifier, GuardState(state))
 
     def rollback(self, identifier: str, reason: str) -> Release:
-        """Makes a past release current again and marks all later ones rolled back, for good. Raises LedgerError."""
+        """Makes a past release current again and marks all later ones rolled back, for good.
+
+        Submissions that await a guard of those are `received` again: it will not come. Raises LedgerError.
+        """
         with self._write() as tx:
             return release_records.rollback(tx, identifier, reason)
 
@@ -287,12 +290,18 @@ class Store:
             return submission_records.committed(tx, identifier)
 
     def claim(self) -> Submission | None:
-        """The submission handed in first among those received whose base has a guard (or was rolled back), now in `vetting`."""
+        """The submission handed in first among those received, now in state `vetting`.
+
+        Those whose base has no ready guard are passed over, unless the base was rolled back: then there is none to wait for.
+        """
+        with self._read() as session:
+            if submission_records.due(session) is None:
+                return None  # the usual answer, for which no writer need wait
         with self._write() as tx:
             return submission_records.claim(tx)
 
     def waiting(self) -> list[str]:
-        """Releases without a ready guard that submissions wait for; the one waited for longest first."""
+        """Releases without a ready guard that submissions wait for, not rolled back; the one waited for longest first."""
         with self._read() as session:
             return submission_records.waiting(session)
 
@@ -302,7 +311,7 @@ class Store:
             return submission_records.requeue_interrupted(tx)
 
     def await_guard(self, identifier: str) -> Submission:
-        """received -> awaiting-guard, unless the guard has become ready meanwhile."""
+        """received -> awaiting-guard, unless the guard became ready or the base was rolled back meanwhile."""
         with self._write() as tx:
             return submission_records.await_guard(tx, identifier)
 

@@ -99,11 +99,11 @@ def committed(tx: Transaction, identifier: str) -> tuple[Submission, Receipt]:
     return to_submission(tx.session, row), Receipt.from_bytes(row.commit_receipt)
 
 
-def claim(tx: Transaction) -> Submission | None:
-    row = tx.session.execute(
+def due(session: Session) -> SubmissionRow | None:
+    """The submission to vet next: handed in first of those whose base has a guard, or will not get one any more."""
+    return session.execute(
         select(SubmissionRow)
         .join(ReleaseRow, ReleaseRow.id == SubmissionRow.base_release)
-        # A base that was rolled back will not get a guard any more, nor does it need one: admission refuses it.
         .where(
             SubmissionRow.state == SubmissionState.RECEIVED,
             or_(ReleaseRow.guard_state == GuardState.READY, ReleaseRow.status == ReleaseStatus.ROLLED_BACK),
@@ -111,6 +111,10 @@ def claim(tx: Transaction) -> Submission | None:
         .order_by(SubmissionRow.commit_position)
         .limit(1)
     ).scalar_one_or_none()
+
+
+def claim(tx: Transaction) -> Submission | None:
+    row = due(tx.session)
     if row is None:
         return None
     _move(tx, row, SubmissionState.VETTING)
@@ -124,6 +128,7 @@ def waiting(session: Session) -> list[str]:
         .where(
             SubmissionRow.state.in_([SubmissionState.RECEIVED, SubmissionState.AWAITING_GUARD]),
             ReleaseRow.guard_state != GuardState.READY,
+            ReleaseRow.status != ReleaseStatus.ROLLED_BACK,
         )
         .group_by(SubmissionRow.base_release)
         .order_by(func.min(SubmissionRow.commit_position))
@@ -143,8 +148,10 @@ def requeue_interrupted(tx: Transaction) -> int:
 def await_guard(tx: Transaction, identifier: str) -> Submission:
     row = _find(tx.session, identifier)
     base = tx.session.get_one(ReleaseRow, row.base_release)
-    # The guard may have become ready between the caller's look and this call; then there is nothing to wait for.
-    if row.state != SubmissionState.AWAITING_GUARD and base.guard_state != GuardState.READY:
+    # Between the caller's look and this call the guard may have become ready, or the base been rolled back: then there is
+    # nothing to wait for.
+    settled = base.guard_state == GuardState.READY or base.status == ReleaseStatus.ROLLED_BACK
+    if row.state != SubmissionState.AWAITING_GUARD and not settled:
         _move(tx, row, SubmissionState.AWAITING_GUARD)
     return to_submission(tx.session, row)
 

@@ -13,6 +13,7 @@ reconciliation  what a killed process left
 views           what a contributor sees
 statuses        errors as gRPC statuses
 tls             the listeners' certificate
+memory          the allocator
 """
 
 from owner.service.server import serve

@@ -38,7 +38,7 @@ _CONNECTION: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_concurrent_streams", 64),
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 1 * MIB),
+    ("grpc.http2.lookahead_bytes", 2 * MIB),
 )
 SERVICE_OPTIONS: Final = _CONNECTION
 ENROLMENT_OPTIONS: Final = (*_CONNECTION, ("grpc.max_receive_message_length", 64 * 1024))

@@ -28,6 +28,7 @@ from owner.service.changes import Changes
 from owner.service.collaboration import Collaboration, Service
 from owner.service.enrolment import Enrolment
 from owner.service.limits import ENROLMENT_OPTIONS, ENROLMENTS_AT_ONCE, SERVICE_OPTIONS, STOP_GRACE_SECONDS
+from owner.service.memory import return_freed_chunks
 from owner.service.tls import ServerCertificate
 from owner.service.uploads import Uploads
 from owner.settings import OwnerSettings
@@ -58,6 +59,7 @@ async def serve(
     Raises PortInUseError, ConfigurationError (an address that cannot be listened on), IdentityError, StorageError.
     """
     stopping = stop or asyncio.Event()
+    return_freed_chunks()
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(ThreadPoolExecutor(4, "ledger"))
         disk = stack.enter_context(ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "disk"))

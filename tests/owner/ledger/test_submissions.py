@@ -120,6 +120,19 @@ def test_guard_ready_wakes_the_submissions_on_that_release_alone(world):
     assert world.store.submission(two.id).state is S.AWAITING_GUARD
 
 
+def test_nobody_waits_for_the_guard_of_a_release_that_was_rolled_back(world):
+    world.enrol("ada")
+    root = world.publish()
+    world.publish(guard=GuardState.FITTING)
+    waits = world.store.await_guard(world.hand_in("ada", "one").id)
+    world.store.rollback(root.id, "")
+    assert world.store.waiting() == []
+    assert world.store.await_guard(waits.id).state is S.RECEIVED
+    claimed = world.store.claim()
+    assert claimed is not None
+    assert claimed.id == waits.id
+
+
 def test_an_accepted_submission_and_its_release_come_in_one_step(busy_world):
     before = busy_world.store.current()
     handed_in = busy_world.hand_in("ada", "one")

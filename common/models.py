@@ -4,8 +4,8 @@ Images below 96 pixels a side get the small-image form that CIFAR experiments us
 convolution and no max-pool (He et al., 2016, section 4.2), VGG ends in one linear layer, and its pools round up so that no
 map vanishes. From 96 pixels on, torchvision's own stem and head stay.
 
-`vgg19` is torchvision's `vgg19_bn`: without BatchNorm, sixteen convolutions do not start to learn from this
-initialisation at the learning rates the other models want, and the paper's 93.9 % on CIFAR-10 are those of the BatchNorm form.
+`vgg19` is torchvision's `vgg19_bn`, the form with BatchNorm: the usual one in CIFAR experiments, and easier to train than plain
+VGG19. Which of the two the paper's 93.9 % belong to, it does not say.
 """
 
 from __future__ import annotations

@@ -50,8 +50,11 @@ class TrainingOptions:
                 raise UnknownNameError(name, str(getattr(self, name)), get_args(kind))
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise ConfigurationError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
+            whole = isinstance(low, int)
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                kind = "a whole number" if whole else "a number"
+                raise ConfigurationError(f"{name} must be {kind} from {low:g} to {high:g}, not {value!r}")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

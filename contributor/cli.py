@@ -127,6 +127,13 @@ def contribute(
         ),
     ] = None,
     release: Annotated[str, typer.Option(help="Start from this release. Default: the current one.")] = "",
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="Allow this model of your own installation, where the release names it.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of data order and attack. Default: drawn at random.")] = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Examples file on which the returned model is measured, for the report.")
@@ -181,6 +188,7 @@ def contribute(
         partition=partition,
         options={name: value for name, value in options.items() if value is not None},
         attack=attack,
+        factory=factory,
         release=release,
         seed=seed,
         held_out=str(held_out.absolute()) if held_out else None,

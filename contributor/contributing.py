@@ -42,6 +42,8 @@ class Request:
     options: training options that differ from what the release recommends, by field name.
     attack: specification of a simulated attack. release: id to start from, "" for the current one. seed: None draws one.
     held_out: examples file on which the returned model is measured.
+    factory: `package.module:factory` that a release may name as its model. Building one runs code installed here, so a name
+        that only came over the wire is refused.
     """
 
     data: str
@@ -52,6 +54,7 @@ class Request:
     release: str = ""
     seed: int | None = None
     held_out: str | None = None
+    factory: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -166,7 +169,12 @@ class _Work:
         if contribution.step not in {Step.STARTED, Step.FETCHED}:
             return contribution
         self.on_stage("fetching the release", "")
-        release_id, _ = self.owner.fetch_release(contribution.release or self.request.release)
+        release_id, manifest = self.owner.fetch_release(contribution.release or self.request.release)
+        if manifest.spec.is_factory and manifest.spec.architecture != self.request.factory:
+            raise ConfigurationError(
+                f"the owner's model is built by {manifest.spec.architecture}, code on this machine that you have not named",
+                hint=f"if you trust that code, allow it with --factory {manifest.spec.architecture}",
+            )
         self.on_stage(CONNECTED, f"release {release_id[:12]}")
         return self._save(contribution, step=Step.FETCHED, release=release_id)
 
@@ -216,7 +224,7 @@ class _Work:
         )
 
     def sign(self, contribution: Contribution) -> Contribution:
-        from common.manifest import SubmissionManifest  # noqa: PLC0415 - it knows models, hence torch
+        from common.manifest import SubmissionManifest  # noqa: PLC0415
         from common.training_options import TrainingOptions  # noqa: PLC0415
         from common.weights import digest_file  # noqa: PLC0415
 

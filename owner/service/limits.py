@@ -38,7 +38,8 @@ _CONNECTION: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_concurrent_streams", 64),
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 2 * MIB),
+    ("grpc.experimental.tcp_max_read_chunk_size", 256 * 1024),
+    ("grpc.http2.lookahead_bytes", 1 * MIB),
 )
 SERVICE_OPTIONS: Final = _CONNECTION
 ENROLMENT_OPTIONS: Final = (*_CONNECTION, ("grpc.max_receive_message_length", 64 * 1024))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from common.datasets import save_examples
-from common.errors import DataError, QuotaError, UnknownNameError, WorkspaceError
+from common.errors import ConfigurationError, DataError, QuotaError, UnknownNameError, WorkspaceError
 from common.examples import Examples
 from common.identity.keys import Domain, SigningKey, verify
 from common.manifest import ReleaseManifest, SubmissionManifest, parse_submission
@@ -109,6 +110,20 @@ def test_what_is_handed_in_is_signed_and_says_what_was_done(
     assert (manifest.training.epochs, manifest.training.learning_rate, manifest.training.seed) == (2, 0.1, 3)
     assert (done.submission, done.verdict) == (manifest.id, "accepted")
     load(weights, digest=manifest.weights_sha256)
+
+
+def test_a_model_built_by_code_that_only_the_owner_named_is_refused_before_it_is_built(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    spec = dataclasses.replace(SPEC, architecture="this:model")
+    owner.manifest = dataclasses.replace(owner.manifest, spec=spec)
+    with pytest.raises(ConfigurationError, match="this:model") as refused:
+        _run(workspace, owner, request_)
+    assert "--factory this:model" in refused.value.hint
+    with pytest.raises(ConfigurationError):
+        _run(workspace, owner, dataclasses.replace(request_, factory="this:other"))
+    assert owner.submissions == []
+    assert "this" not in sys.modules
 
 
 def test_receipts_are_kept(workspace: ContributorWorkspace, owner: StandInOwner, request_: Request) -> None:

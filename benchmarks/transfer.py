@@ -22,6 +22,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from benchmarks.records import Record, emit
 from common.files import write_secret
@@ -95,7 +96,11 @@ def main() -> None:
     size = arguments.mebibytes << 20
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        quotas = {"quotas__tries_per_release": 10_000, "quotas__upload_bytes": 1 << 50, "quotas__open_submissions": 100}
+        quotas: dict[str, Any] = {
+            "quotas__tries_per_release": 10_000,
+            "quotas__upload_bytes": 1 << 50,
+            "quotas__open_submissions": 100,
+        }
         owner = Owner.found(folder / "owner", weights=size)
         process = OwnerProcess.start(owner.workspace.root, **quotas)
         owner.port, owner.enrolment_port = process.port, process.enrolment_port

@@ -53,8 +53,8 @@ class TrainingOptions:
             whole = isinstance(low, int)
             kinds = (int,) if whole else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-                kind = "a whole number" if whole else "a number"
-                raise ConfigurationError(f"{name} must be {kind} from {low:g} to {high:g}, not {value!r}")
+                sort = "a whole number" if whole else "a number"
+                raise ConfigurationError(f"{name} must be {sort} from {low:g} to {high:g}, not {value!r}")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -12,7 +12,7 @@ Nothing that an owner has not signed reaches a caller. Calls may be repeated at 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -194,7 +194,7 @@ class OwnerClient:
         """How a submission stands now. Raises WireError UNKNOWN_SUBMISSION."""
         return next(self.watch(identifier))
 
-    def watch(self, identifier: str) -> Iterator[SubmissionStatus]:
+    def watch(self, identifier: str) -> Generator[SubmissionStatus, None, None]:
         """The submission's status now and at each change, until it is accepted or declined.
 
         A lost connection is made again and seen only as a delay. Raises WireError UNKNOWN_SUBMISSION, SignatureError

@@ -197,10 +197,15 @@ class OwnerProcess:
     enrolment_port: int
 
     @classmethod
-    def start(cls, root: Path, **settings: Any) -> OwnerProcess:
-        """Raises RuntimeError with the error that kept it from starting."""
+    def start(
+        cls, root: Path, *, before_serving: Callable[[Path], None] | None = None, **settings: Any
+    ) -> OwnerProcess:
+        """before_serving: a module's function, called in the process with `root`.
+
+        Raises RuntimeError with the error that kept it from starting.
+        """
         receiving, sending = _PROCESSES.Pipe(duplex=False)
-        process = _PROCESSES.Process(target=_serve, args=(root, settings, sending), name="owner")
+        process = _PROCESSES.Process(target=_serve, args=(root, settings, sending, before_serving), name="owner")
         process.start()
         sending.close()
         try:
@@ -240,11 +245,15 @@ def in_process(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     return process
 
 
-def _serve(root: Path, settings: dict[str, Any], ready: Connection) -> None:
+def _serve(
+    root: Path, settings: dict[str, Any], ready: Connection, before_serving: Callable[[Path], None] | None
+) -> None:
     with (root / "owner.log").open("a") as log:
         os.dup2(log.fileno(), 2)
     try:
         owner = Owner.open(root, **settings)
+        if before_serving is not None:
+            before_serving(root)
         asyncio.run(serve(owner.workspace, owner.settings, owner.store, on_ready=lambda *ports: ready.send(ports)))
         owner.store.close()
     except PortierError as error:
@@ -290,7 +299,7 @@ def raw(client: OwnerClient, port: int, *, identity: tuple[bytes, bytes] | None 
     key, certificate = identity or (own.key, own.certificate)
     credentials = grpc.ssl_channel_credentials(client.membership.authority(), key, certificate)
     with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
-        yield CollaborationStub(channel)
+        yield CollaborationStub(channel)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def init(
             show_default="cnn",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of the owner's own training.", show_default="20")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the owner's own training.", show_default="30")] = None,
     references: Annotated[
         int | None,
         typer.Option(

@@ -1,7 +1,8 @@
 """What the service bounds before it pays for it, and how its gRPC servers and their connections are set up.
 
 Messages keep gRPC's own cap of 4 MiB; a chunk of weights is 1 MiB. The flow-control window is fixed instead of probed:
-a probed one grows with the line's bandwidth and delay, and with it what one upload may hold of the owner's memory.
+a probed one grows with the line's bandwidth and delay, and with it what one upload may hold of the owner's memory. At
+1 MiB an upload reaches 10 MB/s over a line with a round trip of 100 ms.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _CONNECTION: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_concurrent_streams", 64),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.experimental.tcp_max_read_chunk_size", 256 * 1024),
-    ("grpc.http2.lookahead_bytes", 1 * MIB),
+    ("grpc.http2.lookahead_bytes", MIB),
 )
 SERVICE_OPTIONS: Final = _CONNECTION
 ENROLMENT_OPTIONS: Final = (*_CONNECTION, ("grpc.max_receive_message_length", 64 * 1024))

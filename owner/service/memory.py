@@ -1,8 +1,8 @@
 """Memory that a chunk took goes back to the system when the chunk is gone.
 
 glibc raises, on its own, the size from which a block is mapped by itself, to that of the largest block freed so far; after
-the first chunks of 1 MiB they all come from per-thread arenas, which shrink hardly ever. With eight uploads at once that
-was 9.5 MiB of resident memory an upload; with the size fixed and two arenas it is 5.7.
+the first chunks of 1 MiB they all come from per-thread arenas, which shrink hardly ever. With the size fixed and two
+arenas, eight uploads at once take 2 to 4 MiB less of resident memory each (`benchmarks/upload_memory.py`).
 """
 
 from __future__ import annotations

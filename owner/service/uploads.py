@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from common.errors import LedgerError, PortierError, WeightsError, WireError
+from common.errors import LedgerError, WeightsError, WireError
 from owner.ledger.records import Submission, SubmissionState
 from owner.ledger.store import Store
 from owner.service import part_file
@@ -162,7 +162,7 @@ class _Place:
         except asyncio.CancelledError:
             opening.add_done_callback(self._close_opened)
             raise
-        except PortierError:
+        except BaseException:
             self._free()
             raise
 

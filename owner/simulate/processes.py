@@ -149,8 +149,6 @@ def _environment(threads: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
-        # Many processes share the cores: a thread that waits by spinning takes the time of one that works.
-        "OMP_WAIT_POLICY": "PASSIVE",
         "FLWR_TELEMETRY_ENABLED": "0",
     }
 

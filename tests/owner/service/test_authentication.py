@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -30,8 +31,10 @@ def issued_by(authority: Authority, name: str) -> tuple[bytes, bytes]:
 
 def test_without_a_client_certificate_there_is_no_connection(owner: Owner) -> None:
     credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
-    with grpc.secure_channel(f"localhost:{owner.port}", credentials) as channel, pytest.raises(grpc.RpcError) as caught:
-        CollaborationStub(channel).GetRelease(wire.GetReleaseRequest(), timeout=5)
+    with grpc.secure_channel(f"localhost:{owner.port}", credentials) as channel:
+        stub: Any = CollaborationStub(channel)  # type: ignore[no-untyped-call]
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.GetRelease(wire.GetReleaseRequest(), timeout=5)
     assert isinstance(exception_of(caught.value, ""), ConnectionLostError)
 
 

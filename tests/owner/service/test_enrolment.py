@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -86,7 +87,8 @@ def test_a_home_joins_one_owner(owner: Owner, tmp_path: Path) -> None:
 def enrol(owner: Owner, message: wire.EnrolRequest) -> wire.Certificate:
     credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
     with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
-        answer = EnrolmentStub(channel).Enrol(message, timeout=10)
+        stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
+        answer = stub.Enrol(message, timeout=10)
     assert isinstance(answer, wire.Certificate)
     return answer
 
@@ -128,7 +130,7 @@ def test_long_fields_are_refused_by_name_and_limit(owner: Owner, tmp_path: Path,
 def test_the_enrolment_listener_offers_no_collaboration(owner: Owner) -> None:
     credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
     with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
-        call = channel.unary_unary("/portier.v1.Collaboration/GetRelease")
+        call: Any = channel.unary_unary("/portier.v1.Collaboration/GetRelease")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

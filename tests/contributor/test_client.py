@@ -1,0 +1,318 @@
+"""The contributor's client against a real owner: it takes nothing on trust and repeats nothing that was done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import timestamps
+from common.errors import (
+    ConnectionLostError,
+    IdentityError,
+    ManifestError,
+    PortierError,
+    ProtocolError,
+    QuotaError,
+    SignatureError,
+    WeightsError,
+    WireError,
+    WorkspaceError,
+)
+from common.identity.keys import SigningKey
+from contributor.client import OfferedRelease, OwnerClient, State
+from contributor.membership import Membership
+from contributor.patience import Patience
+from contributor.transfers import Download, part_of
+from owner.ledger.records import SubmissionState
+from protos import collaboration_pb2 as wire
+from tests.network import Owner, serving, sign, submission
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[Owner]:
+    owner = Owner.found(tmp_path / "owner", weights=3_000_000)
+    with serving(owner):
+        yield owner
+    owner.store.close()
+
+
+@pytest.fixture
+def client(owner: Owner, tmp_path: Path) -> Iterator[OwnerClient]:
+    with owner.contributor("ann", tmp_path / "homes") as client:
+        yield client
+
+
+def distrusting(client: OwnerClient) -> OwnerClient:
+    """The same contributor, who was told another owner's signing key when it joined."""
+    other = dataclasses.replace(client.membership, owner_key=SigningKey.generate().public_key)
+    other.save()
+    return OwnerClient(client.membership.home)
+
+
+def test_a_release_the_owner_did_not_sign_is_refused(client: OwnerClient) -> None:
+    with distrusting(client) as other, pytest.raises(SignatureError):
+        other.release()
+
+
+def test_a_receipt_the_owner_did_not_sign_is_refused(client: OwnerClient, tmp_path: Path) -> None:
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    with distrusting(client) as other, pytest.raises(SignatureError, match="receipt"):
+        other.submit(signed.manifest, signed.signature, signed.path)
+
+
+def test_a_release_is_found_by_its_id_and_an_unknown_one_named(client: OwnerClient) -> None:
+    current = client.release()
+    assert client.release(current.id) == current
+    with pytest.raises(WireError, match="not offered"):
+        client.release("0" * 64)
+
+
+def test_a_download_is_the_owners_file(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
+    release = client.release()
+    done: list[tuple[int, int]] = []
+    path = client.download(release, tmp_path / "in" / "w.safetensors", progress=lambda *at: done.append(at))
+    assert path.read_bytes() == owner.workspace.release(release.id).weights.read_bytes()
+    size = release.manifest.weights_bytes
+    assert done[-1] == (size, size)
+
+
+def test_a_download_goes_on_where_it_stopped(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
+    release, path = client.release(), tmp_path / "w.safetensors"
+    whole = owner.workspace.release(release.id).weights.read_bytes()
+    part_of(path).write_bytes(whole[:2_500_000])
+    done: list[int] = []
+    client.download(release, path, progress=lambda at, _: done.append(at))
+    assert done == [len(whole)]
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_part_is_fetched_anew(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
+    release, path = client.release(), tmp_path / "w.safetensors"
+    part_of(path).write_bytes(bytes(2_500_000))
+    client.download(release, path)
+    assert path.read_bytes() == owner.workspace.release(release.id).weights.read_bytes()
+
+
+def test_a_file_with_a_wrong_digest_is_not_taken_for_the_release(
+    owner: Owner, client: OwnerClient, tmp_path: Path
+) -> None:
+    release, path = client.release(), tmp_path / "w.safetensors"
+    path.write_bytes(b"something else")
+    client.download(release, path)
+    assert path.read_bytes() == owner.workspace.release(release.id).weights.read_bytes()
+
+
+def test_weights_with_another_digest_than_the_manifest_never_get_their_name(
+    owner: Owner, client: OwnerClient, tmp_path: Path
+) -> None:
+    release, path = client.release(), tmp_path / "w.safetensors"
+    file = owner.workspace.release(release.id).weights
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(WeightsError) as caught:
+        client.download(release, path)
+    assert caught.value.code == "DIGEST_MISMATCH"
+    assert not path.exists()
+    assert not part_of(path).exists()
+
+
+def test_more_bytes_than_the_manifest_states_are_not_written(tmp_path: Path) -> None:
+    download = Download(tmp_path / "w.safetensors", size=10, digest="0" * 64)
+    with pytest.raises(ProtocolError, match="that have 10 bytes"):
+        download.take([wire.DownloadChunk(offset=0, data=bytes(11))])
+    assert download.offset == 0
+
+
+def test_weights_that_do_not_match_the_manifest_are_not_sent(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    signed.path.write_bytes(signed.path.read_bytes()[:-1] + b"?")
+    with pytest.raises(WeightsError):
+        client.submit(signed.manifest, signed.signature, signed.path)
+    assert owner.store.submissions() == []
+
+
+def test_handing_in_twice_sends_once(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    first = client.submit(signed.manifest, signed.signature, signed.path)
+    sent: list[int] = []
+    again = client.submit(signed.manifest, signed.signature, signed.path, progress=lambda at, _: sent.append(at))
+    assert (again, sent) == (first, [])
+    assert len(owner.store.submissions()) == 1
+
+
+def test_a_manifest_that_is_none_is_refused_before_anything_is_sent(client: OwnerClient, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError):
+        client.submit(b"{}", bytes(64), tmp_path)
+
+
+def test_a_refused_submission_raises_the_owners_own_error(client: OwnerClient, tmp_path: Path) -> None:
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    wrong = sign(client, "0" * 64, signed.path)
+    with pytest.raises(WireError) as caught:
+        client.submit(wrong.manifest, wrong.signature, wrong.path)
+    assert (caught.value.code, "base_release" in caught.value.message) == ("UNKNOWN_RELEASE", True)
+
+
+def test_a_watch_goes_from_pending_to_the_verdict(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    status = client.submit(signed.manifest, signed.signature, signed.path)
+    watch = client.watch(status.id)
+    assert next(watch) == status
+    owner.store.claim()
+    owner.store.decide(status.id, SubmissionState.REJECTED, {"public_code": "utility"})
+    (last,) = list(watch)
+    assert (last.state, last.code, last.decided) == (State.DECLINED, "utility", True)
+    assert last.verdict_receipt is not None
+    assert owner.store.verify([last.verdict_receipt]).ok
+
+
+def test_submissions_are_listed_newest_first(client: OwnerClient, tmp_path: Path) -> None:
+    base = client.release().id
+    made = [submission(client, base, tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2)]
+    for signed in made:
+        client.submit(signed.manifest, signed.signature, signed.path)
+    assert [status.id for status in client.submissions()] == [made[1].manifest.id, made[0].manifest.id]
+
+
+def test_a_renewed_certificate_is_another_and_works(owner: Owner, client: OwnerClient) -> None:
+    before = client.membership.identity()
+    client.renew()
+    after = client.membership.identity()
+    assert after.peer.serial != before.peer.serial
+    assert after.key != before.key
+    assert client.release().current
+    assert {one.serial for one in owner.store.certificates("ann")} == {before.peer.serial, after.peer.serial}
+
+
+def test_the_certificate_is_renewed_by_itself_in_its_last_third(
+    client: OwnerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = client.membership.identity().peer
+    lifetime = before.not_after - before.not_before
+    now = timestamps.now()
+    moment = before.not_before + lifetime * 0.6
+    monkeypatch.setattr(timestamps, "now", lambda: moment)
+    client.release()
+    assert client.membership.identity().peer.serial == before.serial
+    moment = before.not_after - lifetime / 4
+    with pytest.MonkeyPatch.context() as patch:
+        # The owner runs in this process; its clock must not see the contributor's.
+        patch.setattr(timestamps, "now", lambda: now)
+        patch.setattr("contributor.membership.timestamps", Clock(moment))
+        client.release()
+    assert client.membership.identity().peer.serial != before.serial
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    moment: Any
+
+    def now(self) -> Any:
+        return self.moment
+
+
+def test_an_expired_certificate_is_named_before_anything_is_tried(
+    client: OwnerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = client.membership.identity().peer.not_after + timedelta(seconds=1)
+    monkeypatch.setattr("contributor.membership.timestamps", Clock(late))
+    with pytest.raises(IdentityError, match="expired"):
+        OwnerClient(client.membership.home)
+
+
+def test_a_certificate_for_another_key_is_not_kept(client: OwnerClient, owner: Owner, tmp_path: Path) -> None:
+    with owner.contributor("bob", tmp_path / "homes") as bob:
+        key, certificate = client.membership.identity(), bob.membership.identity().certificate
+        from common.identity.tls_keys import TlsKey
+
+        with pytest.raises(IdentityError, match="bob"):
+            client.membership.save_identity(TlsKey.generate(), certificate)
+        with pytest.raises(IdentityError, match="another key"):
+            client.membership.save_identity(TlsKey.generate(), key.certificate)
+
+
+def test_a_home_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="belongs to no owner") as caught:
+        OwnerClient(tmp_path)
+    assert "join INVITATION" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "\x00", '{"format": 1, "addresses": ["x"]}'])
+def test_a_damaged_membership_is_named(client: OwnerClient, text: str) -> None:
+    (client.membership.home / "membership.json").write_text(text)
+    with pytest.raises(WorkspaceError, match="damaged"):
+        Membership.open(client.membership.home)
+
+
+def test_the_second_address_is_tried_when_the_first_is_dead(owner: Owner, client: OwnerClient) -> None:
+    two = dataclasses.replace(client.membership, addresses=("localhost:1", f"127.0.0.1:{owner.port}"))
+    two.save()
+    with OwnerClient(two.home, patience=20.0) as other:
+        assert other.release().current
+
+
+def test_without_patience_a_dead_owner_is_reported_at_once(client: OwnerClient) -> None:
+    dataclasses.replace(client.membership, addresses=("localhost:1",)).save()
+    with (
+        OwnerClient(client.membership.home, patience=0.0) as other,
+        pytest.raises(ConnectionLostError, match="localhost:1"),
+    ):
+        other.release()
+
+
+class Nap:
+    """Time that passes only while one sleeps."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.naps: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.time += seconds
+
+    def patience(self, seconds: float | None) -> Patience:
+        return Patience(seconds, sleep=self.sleep, clock=lambda: self.time, uniform=lambda low, high: high)
+
+
+def test_delays_double_up_to_fifteen_seconds() -> None:
+    nap = Nap()
+    patience = nap.patience(None)
+    for _ in range(12):
+        patience.wait(ConnectionLostError("cut"))
+    assert nap.naps[:4] == [0.1, 0.2, 0.4, 0.8]
+    assert nap.naps[-1] == 15.0
+
+
+def cut() -> None:
+    raise ConnectionLostError("cut")
+
+
+def test_patience_runs_out_and_progress_renews_it() -> None:
+    nap = Nap()
+    patience = nap.patience(1.0)
+    for _ in range(3):
+        patience.wait(ConnectionLostError("cut"))
+    patience.progress()
+    with pytest.raises(ConnectionLostError, match="cut"):
+        patience.persist(cut)
+    assert nap.time == pytest.approx(0.7 + 1.0)
+
+
+@pytest.mark.parametrize("error", [QuotaError("full"), WireError("REPLAY", "again"), SignatureError("bad")])
+def test_what_waiting_cannot_mend_is_raised_at_once(error: PortierError) -> None:
+    nap = Nap()
+    with pytest.raises(type(error)):
+        nap.patience(None).wait(error)
+    assert nap.naps == []
+
+
+def test_an_offered_release_is_named_by_its_manifest(client: OwnerClient) -> None:
+    release = client.release()
+    assert isinstance(release, OfferedRelease)
+    assert release.id == release.manifest.id
+    assert release.manifest.to_bytes() == release.data

@@ -1,0 +1,128 @@
+"""What a killed owner may leave of an upload, state by state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from common import timestamps
+from common.identity.invitation import new_token, token_digest
+from common.identity.keys import Domain, SigningKey
+from common.manifest import SubmissionManifest, new_nonce
+from owner.ledger.records import Submission, SubmissionState
+from owner.service.reconciliation import expire_untouched, reconcile
+from owner.workspace import SubmissionFiles
+from tests.network import OPTIONS, SPEC, Owner
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[Owner]:
+    owner = Owner.found(tmp_path / "owner")
+    yield owner
+    owner.store.close()
+
+
+@pytest.fixture
+def begun(owner: Owner) -> Submission:
+    """A submission announced by an enrolled contributor; its weights are those of the release."""
+    key = SigningKey.generate()
+    later = timestamps.now() + timedelta(days=1)
+    token = new_token()
+    owner.store.invite("bob", token_digest(token), later)
+    owner.store.redeem(token, signing_key=key.public_key, serial="1", not_after=later)
+    release = owner.store.current()
+    manifest = SubmissionManifest(
+        contributor="bob",
+        base_release=release.id,
+        spec=SPEC,
+        weights_sha256=release.weights_sha256,
+        weights_bytes=owner.workspace.release(release.id).weights.stat().st_size,
+        samples=1,
+        training=OPTIONS,
+        nonce=new_nonce(),
+        created=timestamps.to_text(timestamps.now()),
+    )
+    data = manifest.to_bytes()
+    return owner.store.begin(data, key.sign(Domain.SUBMISSION, data), "bob")
+
+
+def files_of(owner: Owner, submission: Submission) -> SubmissionFiles:
+    files = owner.workspace.submission(submission.id)
+    files.directory.mkdir()
+    return files
+
+
+def test_killed_after_the_rename_and_before_the_commit_is_committed(owner: Owner, begun: Submission) -> None:
+    files = files_of(owner, begun)
+    weights = owner.workspace.release(begun.base_release).weights.read_bytes()
+    files.weights.write_bytes(weights)
+    reconcile(owner.workspace, owner.store)
+    found = owner.store.submission(begun.id)
+    assert found.state is SubmissionState.RECEIVED
+    assert found.commit_receipt is not None
+    assert files.weights.read_bytes() == weights
+
+
+def test_weights_that_are_not_whole_become_an_upload_again(owner: Owner, begun: Submission) -> None:
+    files = files_of(owner, begun)
+    files.weights.write_bytes(b"not whole")
+    reconcile(owner.workspace, owner.store)
+    assert owner.store.submission(begun.id).state is SubmissionState.UPLOADING
+    assert files.part.read_bytes() == b"not whole"
+
+
+def test_a_part_of_an_open_upload_is_kept(owner: Owner, begun: Submission) -> None:
+    files = files_of(owner, begun)
+    files.part.write_bytes(b"some")
+    reconcile(owner.workspace, owner.store)
+    assert files.part.read_bytes() == b"some"
+
+
+def test_a_part_without_a_row_is_removed(owner: Owner) -> None:
+    files = owner.workspace.submission("0" * 64)
+    files.directory.mkdir()
+    files.part.write_bytes(b"some")
+    reconcile(owner.workspace, owner.store)
+    assert not files.directory.exists()
+
+
+def test_committed_weights_the_ledger_does_not_know_are_left_to_a_person(
+    owner: Owner, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = owner.workspace.submission("0" * 64)
+    files.directory.mkdir()
+    files.weights.write_bytes(b"weights")
+    reconcile(owner.workspace, owner.store)
+    assert files.weights.exists()
+    assert "does not know" in caplog.text
+
+
+def test_what_is_left_of_an_expired_upload_is_removed(owner: Owner, begun: Submission) -> None:
+    files = files_of(owner, begun)
+    files.part.write_bytes(b"some")
+    owner.store.expire_upload(begun.id)
+    reconcile(owner.workspace, owner.store)
+    assert not files.directory.exists()
+
+
+def test_an_upload_nobody_goes_on_with_is_dropped_and_one_that_grows_is_not(owner: Owner, begun: Submission) -> None:
+    files = files_of(owner, begun)
+    files.part.write_bytes(b"some")
+
+    def drop(*, hours_later: float, active: bool = False) -> list[str]:
+        return expire_untouched(
+            owner.workspace,
+            owner.store,
+            hours=24.0,
+            is_active=lambda _: active,
+            clock=lambda: timestamps.now() + timedelta(hours=hours_later),
+        )
+
+    assert drop(hours_later=23) == []
+    assert drop(hours_later=25, active=True) == []
+    assert drop(hours_later=25) == [begun.id]
+    assert owner.store.submission(begun.id).state is SubmissionState.EXPIRED
+    assert not files.directory.exists()

@@ -53,6 +53,9 @@ class Simulation:
         self._board = board
         self._threads = scenario.threads or max(1, cores() // parallel)
         self._owners_threads = scenario.threads or cores()
+        # A process whose threads fill the cores must run alone: while another one takes a core, its threads wait for
+        # each other at every operation (measured: 5 to 10 times slower on 2 cores).
+        self._overlap = self._owners_threads < cores()
         self._slots = TrainingSlots(self.layout.slots, parallel)
         self._workspace = Workspace(self.layout.owner)
 
@@ -117,20 +120,23 @@ class Simulation:
     def _train(self, children: Children) -> None:
         """The owner's model; and meanwhile the contributors' shares."""
         self._board.owner(f"train: {self.scenario.settings.model.architecture} on the owner's share")
+        if not self._overlap:
+            self._write_shares()
         training = None
         if not any(self._workspace.releases.glob("*/manifest.json")):
             training = self._owner(children, "train")
         self._write_shares()
         if training is not None:
-            training.process.wait()
-            training.require_success()
+            _finish(training)
 
     def _write_shares(self) -> None:
         names = [one.name for one in self.scenario.contributors]
         if self.layout.evaluation.is_file() and all(self.layout.share(name).is_file() for name in names):
             return
-        # torch, imported while the owner trains.
-        from owner.simulate.shares import check_partitions, write_shares  # noqa: PLC0415
+        from owner.simulate.shares import (  # noqa: PLC0415 - torch, while the owner trains
+            check_partitions,
+            write_shares,
+        )
 
         check_partitions(self.scenario)
         write_shares(self.scenario, self.layout.shares)
@@ -142,6 +148,8 @@ class Simulation:
         protecting = None
         if not any(self._workspace.releases.glob("*/guard/guard.json")):
             protecting = self._owner(children, "protect")
+            if not self._overlap:
+                _finish(protecting)
         service = self._owner(children, "serve", threads=self._threads)
         deadline = time.monotonic() + READY_SECONDS
         while not all(map(_listens, ports)):
@@ -155,7 +163,7 @@ class Simulation:
             enrolment.advance()
             time.sleep(0.05)
         if protecting is not None:
-            protecting.require_success()
+            _finish(protecting)
         return service
 
     def _contribute(self, children: Children, service: Child, office: Office) -> None:
@@ -242,6 +250,11 @@ def cores() -> int:
 def _fate(office: Office, name: str) -> Fate | None:
     submission = latest(office, name)
     return FATES.get(submission.state) if submission else None
+
+
+def _finish(child: Child) -> None:
+    child.process.wait()
+    child.require_success()
 
 
 def _require_running(service: Child) -> None:

@@ -163,7 +163,9 @@ def contribute(
 
     The owner's signature and the model's digest are verified before the model is
     touched. Run again after an interruption, with the same options, it goes on
-    where it was, with the same submission.
+    where it was, with the same submission. Where the owner no longer takes work
+    on the release it began with, it ends with an error, and the next run begins
+    anew from the current release.
 
     Exit code 0 says accepted, 53 declined. A submission that a person has to look
     at stays pending until that has happened; --no-wait does not wait for it.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common import timestamps
-from common.errors import ConfigurationError, WorkspaceError
+from common.errors import ConfigurationError, ManifestError, WireError, WorkspaceError
 from common.files import ensure_directory, write_atomically
 from common.identity.keys import Domain, SigningKey
 from common.slots import TrainingSlots
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 
 CONNECTED, WAITING, TRAINING, UPLOADING, PENDING = "connected", "waiting for a slot", "training", "uploading", "pending"
 ACCEPTED, DECLINED = "accepted", "declined"
+
+_NEVER_AGAIN = frozenset(
+    {
+        "BASE_NOT_ALLOWED",
+        "BASE_ROLLED_BACK",
+        "BASE_UNKNOWN",
+        "NOT_UPLOADING",
+        "REPLAY",
+        "SPEC_MISMATCH",
+        "UNKNOWN_RELEASE",
+    }
+)
+"""Codes of the owner's refusals that hold for these weights and this base for good: no later attempt can succeed."""
 
 OnStage = Callable[[str, str], None]
 """Called with a stage (one of the words above) and a detail, whenever either changes."""
@@ -120,6 +133,8 @@ def contribute(
 
     Raises what the steps raise: DataError, UnknownNameError, ConfigurationError, SignatureError, WireError (a release that does
     not verify), QuotaError, ConnectionLostError; WorkspaceError where another process works on the same contribution.
+    A WireError that no later attempt can mend, such as BASE_ROLLED_BACK, closes the contribution as declined with that code, so
+    that an equal request begins a new one.
     """
     _check(request)
     contribution = None if fresh else workspace.open_contribution(request.to_json())
@@ -127,13 +142,17 @@ def contribute(
         contribution = _start(workspace, request)
     with workspace.lock(contribution.label):
         work = _Work(workspace, owner, request, signing_key, on_stage, on_change)
-        contribution = work.fetch(contribution)
-        if contribution.step == Step.FETCHED:
-            contribution = work.train(contribution, slots, device=device, precision=precision, progress=progress)
-        if contribution.step == Step.TRAINED:
-            contribution = work.sign(contribution)
-        if contribution.step == Step.SIGNED:
-            contribution = work.submit(contribution)
+        try:
+            contribution = work.fetch(contribution)
+            if contribution.step == Step.FETCHED:
+                contribution = work.train(contribution, slots, device=device, precision=precision, progress=progress)
+            if contribution.step == Step.TRAINED:
+                contribution = work.sign(contribution)
+            if contribution.step == Step.SIGNED:
+                contribution = work.submit(contribution)
+        except WireError as error:
+            work.close_if_hopeless(contribution, error)
+            raise
         if contribution.step == Step.COMMITTED and wait:
             contribution = work.watch(contribution)
         return contribution
@@ -268,6 +287,19 @@ class _Work:
         decided = _decided(self.workspace, contribution, standing)
         self.on_change(decided)
         return decided
+
+    def close_if_hopeless(self, contribution: Contribution, error: WireError) -> None:
+        """Records a contribution that the owner refuses for good as declined, and says in `error` what to do instead."""
+        manifest_refused = contribution.step == Step.SIGNED and isinstance(error, ManifestError)
+        if not contribution.release or not (manifest_refused or error.code in _NEVER_AGAIN):
+            return
+        self._save(contribution, step=Step.DECIDED, verdict=DECLINED, code=error.code)
+        self.on_stage(DECLINED, error.code)
+        error.hint = (
+            "this contribution is closed; run `contribute` again without --release to begin anew from the current release"
+            if self.request.release
+            else "this contribution is closed; run `contribute` again to begin anew from the current release"
+        )
 
     def _save(self, contribution: Contribution, **changes: Any) -> Contribution:
         changed = dataclasses.replace(contribution, **changes)

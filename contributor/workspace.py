@@ -97,14 +97,6 @@ class ContributorWorkspace:
     def joined(self) -> bool:
         return self.membership_file.is_file()
 
-    def require_joined(self) -> None:
-        """Raises WorkspaceError where `join` has not been run in this home."""
-        if not self.joined:
-            raise WorkspaceError(
-                f"{self.home} belongs to no owner yet",
-                hint="run `portier-contributor join INVITATION` with the invitation the owner sent you",
-            )
-
     @property
     def releases(self) -> Path:
         return self.home / "releases"

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import GuardError, LedgerError
+from common.errors import GuardError, LedgerError, RevokedError
 from common.identity.keys import SigningKey
 from owner import releases
 from owner.admission import admit
@@ -107,18 +107,25 @@ def settle(
 ) -> Release | None:
     """Write the verdict into the ledger, and with it, in one transaction, the release an acceptance makes.
 
-    Returns the new release, None where there is none. Raises StaleMergeError where another release has become current
+    An acceptance becomes a rejection where the contributor was revoked meanwhile. Returns the new release, None where
+    there is none. Raises StaleMergeError where another release has become current
     since the submission was merged: vet again, nothing has been written.
     """
     verdict = _within_quarantine(store, settings, verdict)
     files = workspace.submission(submission.id)
-    if verdict.decision is not Decision.ACCEPTED:
+    release = None
+    if verdict.decision is Decision.ACCEPTED:
+        try:
+            release = publish_merged(
+                workspace, store, signing_key, settings, submission, current, _accept(store, submission, verdict)
+            )
+        except RevokedError as error:
+            verdict = with_check(
+                verdict,
+                Check("enrolment", Decision.REJECTED, code="REVOKED", detail=f"while it was vetted: {error.message}"),
+            )
+    if release is None:
         store.decide(submission.id, _STATES[verdict.decision], verdict.to_json())
-        files.would_be.unlink(missing_ok=True)
-        return None
-    release = publish_merged(
-        workspace, store, signing_key, settings, submission, current, _accept(store, submission, verdict)
-    )
     files.would_be.unlink(missing_ok=True)
     return release
 

@@ -15,14 +15,15 @@ from collections.abc import Callable
 from datetime import datetime
 
 from common import timestamps
-from common.errors import LedgerError, PortierError
+from common.errors import GuardError, LedgerError, PortierError
 from common.identity.keys import SigningKey
 from owner import releases
 from owner.assessment import StaleMergeError, settle, vet
-from owner.gatekeeper.supervisor import VettingInterruptedError, VettingWorker
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.supervisor import VettingInterruptedError, VettingUnavailableError, VettingWorker
 from owner.guards import GuardKeeper
 from owner.housekeeping import expire_quarantine
-from owner.ledger.records import GuardState, ReleaseStatus, Submission, SubmissionState
+from owner.ledger.records import GuardState, Release, ReleaseStatus, Submission, SubmissionState
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
 from owner.workspace import Workspace
@@ -142,6 +143,11 @@ class VettingLoop:
                 )
             except VettingInterruptedError:
                 return  # the service stops; the submission goes back to `received`
+            except VettingUnavailableError:
+                raise
+            except GuardError as error:
+                await asyncio.to_thread(self._distrust, submission, error)
+                return
             try:
                 release = await asyncio.to_thread(
                     settle,
@@ -157,11 +163,29 @@ class VettingLoop:
                 log.info("another release has become current; merging submission %s again", submission.id[:12])
                 continue
             break
-        codes = f" ({', '.join(verdict.codes)})" if verdict.codes else ""
+        found = await asyncio.to_thread(self._store.submission, submission.id)  # settling may have made it stricter
+        codes = ", ".join((found.verdict or {}).get("codes", ()))
         seconds = time.perf_counter() - started
-        log.info("submission %s: %s%s in %.1f s", submission.id[:12], verdict.decision, codes, seconds)
+        log.info("submission %s: %s%s in %.1f s", found.id[:12], found.state, f" ({codes})" if codes else "", seconds)
         if release is not None:
             log.info("release %d (%s) is current", release.number, release.id[:12])
+
+    def _distrust(self, submission: Submission, error: GuardError) -> None:
+        """A guard that cannot vet is marked as failed: what needs it waits, and holds up nobody else."""
+        broken, root = self._store.release(submission.base_release), self._store.root()
+        if root.id != broken.id and not _readable(self._workspace, root):
+            broken = root
+        # Where it is no longer ready (pruned meanwhile), it is fitted anew without our doing.
+        if broken.guard_state is GuardState.READY:
+            self._store.set_guard_state(broken.id, GuardState.FAILED)
+            log.error(
+                "the guard of release %d cannot be used: %s\n  -> remove %s, then run `portier-owner protect %s`",
+                broken.number,
+                error.message,
+                self._workspace.release(broken.id).guard,
+                broken.id[:12],
+            )
+        self._store.requeue_interrupted()
 
     async def _keep_house(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -170,9 +194,19 @@ class VettingLoop:
                     expire_quarantine, self._store, self._settings, clock=self._clock
                 ):
                     log.info("rejected quarantined submission %s, which nobody promoted", identifier[:12])
+                # Else the counts of a quiet hour's refusals would wait outside the chain for the next refusal.
+                await asyncio.to_thread(self._store.close_refusals)
             except PortierError as error:
                 log.error("housekeeping is held up: %s", error.diagnostics())
             await _sleep(HOUSEKEEPING_SECONDS, stop)
+
+
+def _readable(workspace: Workspace, release: Release) -> bool:
+    try:
+        Guard.load(workspace.release(release.id).guard)
+    except GuardError:
+        return False
+    return True
 
 
 async def _sleep(seconds: float, stop: asyncio.Event) -> None:

@@ -94,7 +94,8 @@ def rollback(
     """Go back to an earlier release, and to its guard with it.
 
     The releases after it are withdrawn for good: nobody is offered them again, and submissions based on them are rejected.
-    They stay on disk and in the ledger.
+    They stay on disk and in the ledger. Where `prune` has removed the guard of the release gone back to, `serve` or `protect`
+    fits it again; until then submissions wait.
     """
     from owner.operations.deciding import rollback as restore  # noqa: PLC0415
     from owner.operations.looking import release_facts  # noqa: PLC0415
@@ -119,7 +120,8 @@ def prune(
     """Free disk space: remove the weights of submissions decided longer ago, and guards no submission can need any more.
 
     Releases stay, for `rollback`. So do manifests, verdicts and ledger entries: what was handed in, by whom, with which
-    digest and what came of it can still be shown.
+    digest and what came of it can still be shown. A release that `rollback` goes back to after its guard was pruned has its
+    guard fitted again, which takes as long as the first time.
     """
     from owner.housekeeping import prune as remove  # noqa: PLC0415
     from owner.operations.opening import open_office  # noqa: PLC0415

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.training_options import TrainingOptions
 from common.weights import Weights, layout_of
+from owner.detectors import Detector
 from owner.gatekeeper.examination import Examination, RootAction, Vetting
 from owner.gatekeeper.guard import Guard, release_digest
 from owner.gatekeeper.merging import MergePolicy
@@ -71,6 +72,7 @@ class Gatekeeper:
         spec: ModelSpec,
         finetuning: TrainingOptions,
         options: GuardOptions | None = None,
+        detectors: Sequence[Detector] | None = None,
         compute: Compute | None = None,
         directory: Path | None = None,
         progress: bool | None = None,
@@ -82,10 +84,13 @@ class Gatekeeper:
         references_pool: clean images that the model was not trained on, as contributors' are; honest references are
             fine-tuned on them.
         finetuning: what contributors are asked to do.
+        detectors: unfitted ones to use, which are copied and left as they are; None is the activation auto-encoder of
+            `options`. To load a saved guard with detectors of your own, call `owner.detectors.register` first.
         directory: where finished references are kept, so that an interrupted fit goes on; None keeps them in memory.
         progress: show a bar; None shows it on a terminal.
 
-        Raises VacuousGateError where the activations do not depend on weights, GuardError for too little data, ModelError,
+        Raises VacuousGateError where the activations do not depend on weights, GuardError for too little data or the rule
+        `seed` with a detector that has no image scores, ConfigurationError for no detectors or two of one name, ModelError,
         StorageError.
         """
         options = options or GuardOptions()
@@ -98,6 +103,7 @@ class Gatekeeper:
             options=options,
             finetuning=finetuning,
             compute=compute or choose_compute(),
+            detectors=None if detectors is None else tuple(detectors),
         )
         return cls(protection.fit(directory=directory, progress=progress, on_reference=on_reference), model)
 

@@ -15,7 +15,7 @@ import hashlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +36,7 @@ from common.training_options import TrainingOptions
 from common.weights import Weights
 from common.weights import load as load_weights
 from common.weights import save as save_weights
-from owner.detectors import Detector, DetectorState, Evidence, restore
+from owner.detectors import DETECTORS, Detector, DetectorState, Evidence, restore
 from owner.gatekeeper.histograms import counts, log_edges
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.rules import Judgement, conformal_threshold, judge_by_references, judge_by_seed, seed_threshold
@@ -176,13 +176,15 @@ class Guard:
     def load(cls, directory: Path) -> Guard:
         """Reads a guard, checking every file against its digest.
 
-        Raises GuardError where it is damaged, incomplete or of a later version; GuardMismatchError where this machine lacks its
+        Raises GuardError where it is damaged, incomplete, of a later version or holds a detector that is not registered
+        (`owner.detectors.register`); GuardMismatchError where this machine lacks its
         device; StorageError.
         """
         directory = Path(directory)
         about = _read_description(directory)
         try:
             tensors = {name: load_weights(directory / name, digest=digest) for name, digest in about["files"].items()}
+            _check_detectors(directory, about["detectors"])
             return _assemble(cls, about, tensors)
         except ConfigurationError as error:
             raise GuardMismatchError(
@@ -254,6 +256,16 @@ def _read_description(directory: Path) -> dict[str, Any]:
     if digest != hashlib.sha256(canonical.encode(about)).hexdigest():
         raise GuardError(f"{directory / 'guard.json'} was altered after it was written", hint="fit the guard again")
     return about
+
+
+def _check_detectors(directory: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in DETECTORS:
+            raise GuardError(
+                f"the guard in {directory} holds the detector {name!r}, which this process does not know "
+                f"(known: {', '.join(sorted(DETECTORS))})",
+                hint="call owner.detectors.register with its class before loading the guard",
+            )
 
 
 def _assemble(cls: type[Guard], about: Mapping[str, Any], tensors: Mapping[str, Weights]) -> Guard:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from common import canonical
 from common.activations import activations_depend_on_parameters, find_head, observe
 from common.devices import Compute
-from common.errors import GuardError, ModelError, StorageError, VacuousGateError, WireError
+from common.errors import ConfigurationError, GuardError, ModelError, StorageError, VacuousGateError, WireError
 from common.examples import Examples
 from common.files import ensure_directory, read_bounded, write_atomically
 from common.model_spec import ModelSpec
@@ -28,7 +28,7 @@ from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import load as load_weights
 from common.weights import save as save_weights
-from owner.detectors import ActivationAutoEncoder, Detector, Evidence, ImageDetector
+from owner.detectors import ActivationAutoEncoder, Detector, DetectorState, Evidence, ImageDetector, check_name
 from owner.gatekeeper.guard import Guard, Reference
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import ReferencePlan, plan_owner_finetune, plan_reference
@@ -52,11 +52,15 @@ class Protection:
     options: GuardOptions
     finetuning: TrainingOptions
     compute: Compute
+    detectors: tuple[Detector, ...] | None = None
+    """Unfitted; None is the activation auto-encoder of `options`."""
 
     def fit(
         self, *, directory: Path | None = None, progress: bool | None = None, on_reference: OnReference | None = None
     ) -> Guard:
-        """Raises VacuousGateError, GuardError for too little data, ModelError, StorageError."""
+        """Raises VacuousGateError, GuardError for too little data, ConfigurationError for unfit detectors, ModelError,
+        StorageError.
+        """
         self._check()
         head = find_head(self.model, _first(self.triggers.fit), self.spec.head)
         if not activations_depend_on_parameters(self.model, head, _first(self.triggers.fit)):
@@ -70,10 +74,12 @@ class Protection:
             observe(release, part.inputs, head=head, compute=self.compute) for part in self.triggers.parts.values()
         )
         detectors: dict[str, Detector] = {}
-        for detector in (ActivationAutoEncoder(self.options.autoencoder),):
-            detectors[detector.name] = detector.fit(Evidence(fit.features, fit.logits, self.triggers.fit.labels))
+        for detector in self._unfitted:
+            detectors[detector.name] = copy.deepcopy(detector).fit(
+                Evidence(fit.features, fit.logits, self.triggers.fit.labels)
+            )
         shown = Evidence(calibration.features, calibration.logits, self.triggers.calibration.labels)
-        work = _Work(directory and directory / self._key(head)[:16])
+        work = _Work(directory and directory / self._key(head, detectors)[:16])
         total = self.options.references_to_fit + 1
         results: list[Reference] = []
         with progress_bar("honest fine-tunes", total, shown=progress) as advance:
@@ -101,7 +107,22 @@ class Protection:
             release_evaluation_logits=evaluation.logits,
         )
 
+    @property
+    def _unfitted(self) -> tuple[Detector, ...]:
+        return (ActivationAutoEncoder(self.options.autoencoder),) if self.detectors is None else self.detectors
+
     def _check(self) -> None:
+        names = [check_name(detector.name) for detector in self._unfitted]
+        if not names or len(set(names)) < len(names):
+            raise ConfigurationError(
+                f"a guard needs at least one detector, each of another name, not {', '.join(names) or 'none'}"
+            )
+        for detector in self._unfitted:
+            if self.options.rule == "seed" and not isinstance(detector, ImageDetector):
+                raise GuardError(
+                    f"the rule `seed` (Eq. 4) needs one error per image, which {detector.name} does not give",
+                    hint="use the rule `conformal`",
+                )
         check_examples(self.references_pool, "the reference pool", every_class=False)
         if self.references_pool.class_names != self.triggers.fit.class_names:
             raise GuardError("the reference pool has other classes than the trigger set")
@@ -162,7 +183,7 @@ class Protection:
             k, pool=pool, recommended=self.finetuning, population=self.options.population, seed=seed, attempt=attempt
         )
 
-    def _key(self, head: str) -> str:
+    def _key(self, head: str, detectors: Mapping[str, Detector]) -> str:
         """Digest of everything that decides a reference's scores: work stored under another key is another fitting's.
 
         K and the levels are left out: asking for more references goes on with those that are there.
@@ -180,6 +201,8 @@ class Protection:
             "torch": torch.__version__,
             "data": [_digest(part) for part in (*self.triggers.parts.values(), self.references_pool)],
         }
+        if self.detectors is not None:  # the default follows from the options
+            about["detectors"] = {name: _detector_digest(detector.state()) for name, detector in detectors.items()}
         return hashlib.sha256(canonical.encode(about)).hexdigest()
 
 
@@ -213,9 +236,21 @@ def _first(examples: Examples) -> tuple[Tensor, ...]:
     return tuple(tensor[:2] for tensor in examples.inputs)
 
 
+def _detector_digest(state: DetectorState) -> str:
+    hasher = hashlib.sha256(canonical.encode(state.options))
+    for name in sorted(state.tensors):
+        hasher.update(name.encode())
+        _update(hasher, state.tensors[name])
+    return hasher.hexdigest()
+
+
 def _digest(examples: Examples) -> str:
     hasher = hashlib.sha256(canonical.encode(list(examples.class_names)))
     for tensor in (*examples.inputs, examples.labels):
-        hasher.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        hasher.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        _update(hasher, tensor)
     return hasher.hexdigest()
+
+
+def _update(hasher: hashlib._Hash, tensor: Tensor) -> None:
+    hasher.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+    hasher.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -28,6 +28,10 @@ class VettingInterruptedError(GuardError):
     """`close` was called while a submission was being vetted. It has no verdict, and is vetted again another time."""
 
 
+class VettingUnavailableError(GuardError):
+    """The vetting process does not come up, whatever it is to vet."""
+
+
 class VettingWorker:
     """A vetting process that is started when needed, and started anew after one that had to be ended.
 
@@ -55,7 +59,7 @@ class VettingWorker:
         self.close()
 
     def start(self) -> None:
-        """Start the process ahead of the first job. Raises GuardError where it does not come up."""
+        """Start the process ahead of the first job. Raises VettingUnavailableError where it does not come up."""
         with self._turn:
             self._ensure_child()
 
@@ -81,8 +85,8 @@ class VettingWorker:
                 if self._closed:
                     raise VettingInterruptedError("vetting was interrupted: the worker is closed") from None
                 return interrupted(failure.code, failure.detail, seconds=time.monotonic() - started)
-            if "VETTING_MEMORY" in verdict.codes:
-                self._end_child()  # what is left of its memory is no start for the next job
+            if any(code.startswith("VETTING_") for code in verdict.codes):
+                self._end_child()  # who knows what the submission left behind in it, for the next one to be vetted by
             return verdict
 
     def close(self) -> None:
@@ -119,13 +123,13 @@ class VettingWorker:
             self._end_child()
             if self._closed:
                 raise VettingInterruptedError("the vetting worker is closed") from None
-            raise GuardError(
+            raise VettingUnavailableError(
                 f"the vetting process does not start: {failure.detail}",
                 hint="run `python -m owner.gatekeeper.worker 1024`",
             ) from None
         if ready != {"ready": True}:
             self._end_child()
-            raise GuardError(
+            raise VettingUnavailableError(
                 "the vetting process does not speak this version's language", hint="restart the owner's service"
             )
         return child

@@ -10,12 +10,13 @@ import difflib
 import hashlib
 import re
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
-from common.errors import IdentityError, InvitationError, RevokedError
+from common.errors import IdentityError, InvitationError, QuotaError, RevokedError
 from common.identity.keys import check_public_key, fingerprint
 from common.identity.names import check_contributor_name
 from owner.ledger.records import CertificateRecord, Contributor, timestamp
@@ -26,6 +27,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SERIAL = re.compile(r"[0-9A-Za-z:]{1,64}")
 _TOKEN_BYTES = 1024
 _REASON = 2000
+FRESH_CERTIFICATES: Final = 5
+"""Certificates a name may have whose last third has not begun; clients renew in the last third, and answers can be lost."""
 
 
 def invite(tx: Transaction, name: str, token_sha256: str, expires: datetime) -> None:
@@ -61,6 +64,7 @@ def check_token(session: Session, token: str | bytes, now: datetime, signing_key
     if row.used_at is not None and signing_key is not None:
         enrolled = session.get(ContributorRow, row.name)
         if enrolled is not None and enrolled.revoked is None and enrolled.signing_key == signing_key:
+            _check_expiry(row, now)
             return row.name
     _check_open(row, now)
     return row.name
@@ -122,6 +126,12 @@ def add_certificate(tx: Transaction, name: str, serial: str, not_after: datetime
         if known.contributor == name:
             return
         raise IdentityError(f"certificate {serial} was issued to {known.contributor}, not to {name}")
+    fresh = sum(_is_fresh(record, tx.now) for record in certificates(tx.session, name))
+    if fresh >= FRESH_CERTIFICATES:
+        raise QuotaError(
+            f"{name} has {fresh} certificates that need no renewal yet, at most {FRESH_CERTIFICATES} are allowed",
+            hint="go on with one of them; the next is issued once the last third of its lifetime has begun",
+        )
     tx.session.add(CertificateRow(serial=serial, contributor=name, issued=tx.time, not_after=timestamp(not_after)))
     tx.append("certificate", {"name": name, "serial": serial, "not_after": timestamp(not_after)})
 
@@ -191,10 +201,19 @@ def _check_open(row: InvitationRow, now: datetime) -> None:
         )
     if row.withdrawn_at is not None:
         raise InvitationError(f"the invitation for {row.name} was withdrawn", hint="ask the owner for a new one")
+    _check_expiry(row, now)
+
+
+def _check_expiry(row: InvitationRow, now: datetime) -> None:
     if row.expires <= timestamp(now):
         raise InvitationError(
             f"the invitation for {row.name} expired at {row.expires}", hint="ask the owner for a new one"
         )
+
+
+def _is_fresh(record: CertificateRecord, now: datetime) -> bool:
+    issued, not_after = datetime.fromisoformat(record.issued), datetime.fromisoformat(record.not_after)
+    return now < not_after - (not_after - issued) / 3
 
 
 def _withdraw(tx: Transaction, name: str) -> bool:

@@ -148,7 +148,7 @@ class Submission:
 class SubmissionQuota:
     """What one contributor may have at a time; None is no limit. `Store.begin` holds it in the transaction that counts.
 
-    open_submissions: submissions uploading. tries_per_release: submissions against one release, expired ones not counted.
+    open_submissions: submissions uploading. tries_per_release: submissions against one release, expired ones count as well.
     upload_bytes: declared bytes of everything uploading or undecided.
     """
 

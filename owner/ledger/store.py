@@ -146,7 +146,8 @@ class Store:
     def check_token(self, token: str | bytes, *, signing_key: bytes | None = None) -> str:
         """The name an open invitation is for. Raises InvitationError where it is unknown, used, withdrawn or expired.
 
-        signing_key: where given, an invitation this very key has used passes too: its holder's answer was lost on the way.
+        signing_key: where given, an invitation this very key has used passes too until it expires: its holder's answer was
+        lost on the way.
         """
         with self._read() as session:
             return identity_records.check_token(session, token, self._clock(), signing_key)
@@ -164,7 +165,8 @@ class Store:
         """Uses an invitation up, enrols its name with `signing_key` (32 bytes) and records its first certificate.
 
         Of several calls with one token exactly one succeeds. allow_retry: the key that used the token may come again, for
-        another certificate. Raises InvitationError, IdentityError for a key that is enrolled under another name.
+        another certificate, until the token expires. Raises InvitationError, IdentityError for a key that is enrolled
+        under another name, QuotaError as `add_certificate`.
         """
         with self._write() as tx:
             return identity_records.redeem(
@@ -178,7 +180,11 @@ class Store:
             )
 
     def add_certificate(self, name: str, serial: str, not_after: datetime) -> None:
-        """Records a renewal; a serial known already is left as it is. Raises IdentityError, RevokedError."""
+        """Records a renewal; a serial known already is left as it is.
+
+        Raises IdentityError, RevokedError; QuotaError where the name has `identity_records.FRESH_CERTIFICATES` whose last
+        third has not begun.
+        """
         with self._write() as tx:
             identity_records.add_certificate(tx, name, serial, not_after)
 
@@ -332,7 +338,8 @@ class Store:
 
         verdict: JSON of at most 4 MiB, without NaN; its digest goes into the entry, with its codes and p-value. Asked again
         with the same verdict, gives the same answer. Raises LedgerError for a move the state machine does not have, and where
-        the current release is no longer the parent of `release`.
+        the current release is no longer the parent of `release`; RevokedError for an acceptance, by whomever, of what a
+        contributor handed in who has been revoked since.
         """
         with self._write() as tx:
             return submission_records.decide(tx, identifier, SubmissionState(state), verdict, release)
@@ -353,14 +360,19 @@ class Store:
             return submission_records.submission(session, identifier)
 
     def submissions(
-        self, *, state: SubmissionState | None = None, contributor: str | None = None, base: str | None = None
+        self,
+        *,
+        state: SubmissionState | None = None,
+        contributor: str | None = None,
+        base: str | None = None,
+        limit: int | None = None,
     ) -> list[Submission]:
-        """In the order they were begun."""
+        """In the order they were begun; with `limit` (0 or more), the so many begun last, newest first."""
         with self._read() as session:
-            return submission_records.submissions(session, state=state, contributor=contributor, base=base)
+            return submission_records.submissions(session, state=state, contributor=contributor, base=base, limit=limit)
 
     def tries(self, contributor: str, release_id: str) -> int:
-        """Submissions of a contributor against a release; expired uploads do not count."""
+        """Submissions a contributor has begun against a release. Expired uploads count: announcing costs the owner too."""
         with self._read() as session:
             return submission_records.tries(session, contributor, release_id)
 

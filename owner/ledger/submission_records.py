@@ -175,6 +175,9 @@ def decide(
             f"submission {row.id[:12]}: a release goes with an accepted submission and with no other",
             hint="hand over manifest and signature of the new release together with the decision",
         )
+    if state is SubmissionState.ACCEPTED:
+        # Vetting takes minutes, and a revocation meanwhile must win: here nothing can come in between any more.
+        active(tx.session, row.contributor)
     _move(tx, row, state)
     body = {
         "decision": str(state),
@@ -224,14 +227,22 @@ def submission(session: Session, identifier: str) -> Submission:
 
 
 def submissions(
-    session: Session, *, state: SubmissionState | None, contributor: str | None, base: str | None
+    session: Session,
+    *,
+    state: SubmissionState | None,
+    contributor: str | None,
+    base: str | None,
+    limit: int | None = None,
 ) -> list[Submission]:
     query = (
         select(SubmissionRow, VerdictRow.verdict, ReleaseRow.id)
         .outerjoin(VerdictRow, VerdictRow.position == SubmissionRow.verdict_position)
         .outerjoin(ReleaseRow, ReleaseRow.submission_id == SubmissionRow.id)
-        .order_by(SubmissionRow.created, SubmissionRow.id)
     )
+    if limit is None:
+        query = query.order_by(SubmissionRow.created, SubmissionRow.id)
+    else:
+        query = query.order_by(SubmissionRow.created.desc(), SubmissionRow.id.desc()).limit(limit)
     if state is not None:
         query = query.where(SubmissionRow.state == state)
     if contributor is not None:
@@ -246,7 +257,6 @@ def tries(session: Session, contributor: str, release_id: str) -> int:
         select(func.count()).where(
             SubmissionRow.contributor == contributor,
             SubmissionRow.base_release == release_id,
-            SubmissionRow.state != SubmissionState.EXPIRED,
         )
     ).scalar_one()
 

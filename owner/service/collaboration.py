@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from common.errors import IdentityError, LedgerError, WireError
@@ -42,6 +44,7 @@ class Service:
 class Collaboration(CollaborationServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._announcing = threading.Lock()
 
     async def GetRelease(self, request: wire.GetReleaseRequest, context: Context) -> wire.Release:  # noqa: N802
         async def work(_: Caller) -> wire.Release:
@@ -59,8 +62,9 @@ class Collaboration(CollaborationServicer):
         async def work(caller: Caller) -> None:
             release = await off_loop(self._service.ledger, self._offered, request.release_id)
             path = self._service.workspace.release(release.id).weights
-            async for chunk in downloads.chunks(caller, path, request.offset, self._service.disk):
-                await context.write(chunk)
+            async with aclosing(downloads.chunks(caller, path, request.offset, self._service.disk)) as chunks:
+                async for chunk in chunks:
+                    await context.write(chunk)
 
         await self._service.door.admit(context, work)
 
@@ -99,8 +103,8 @@ class Collaboration(CollaborationServicer):
     ) -> wire.ListSubmissionsResponse:
         async def work(caller: Caller) -> wire.ListSubmissionsResponse:
             count = min(request.limit or LISTED_SUBMISSIONS, LISTED_SUBMISSIONS)
-            found = await off_loop(self._service.ledger, self._service.store.submissions, contributor=caller.name)
-            newest = sorted(found, key=lambda submission: submission.created, reverse=True)[:count]
+            store = self._service.store
+            newest = await off_loop(self._service.ledger, store.submissions, contributor=caller.name, limit=count)
             return wire.ListSubmissionsResponse(submissions=[await self._view(submission) for submission in newest])
 
         return await self._service.door.admit(context, work)
@@ -156,8 +160,11 @@ class Collaboration(CollaborationServicer):
         if manifest.spec != release.spec:
             raise WireError("SPEC_MISMATCH", "manifest field 'spec' is not that of the base release")
         quotas.check_size(manifest, release.weights_bytes)
-        quotas.check_room(self._service.workspace.submissions, manifest.weights_bytes)
-        return store.begin(data, signature, caller.name, quota=quotas.of(settings.quotas))
+        # One at a time: of two that each fit alone, the second must see the first.
+        with self._announcing:
+            uploading = store.submissions(state=SubmissionState.UPLOADING)
+            quotas.check_room(self._service.workspace, manifest.weights_bytes, uploading)
+            return store.begin(data, signature, caller.name, quota=quotas.of(settings.quotas))
 
     def _known(self, identifier: str, caller: Caller) -> Submission | None:
         """A submission announced before is not held to rules that have moved on since, such as the allowed bases."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Executor
 
-from common.errors import WireError
+from common.errors import QuotaError, WireError
 from common.identity.authority import Authority, Issued
 from common.identity.certificates import LIMIT
 from common.identity.requests import EnrolmentRequest, verify_enrolment_request
 from owner.ledger.store import Store
 from owner.service.authentication import Context, Door, off_loop
-from owner.service.limits import TOKEN_BYTES
+from owner.service.limits import ENROLMENTS_AT_ONCE, TOKEN_BYTES
 from protos import collaboration_pb2 as wire
 from protos.collaboration_pb2_grpc import EnrolmentServicer
 
@@ -27,9 +27,22 @@ class Enrolment(EnrolmentServicer):
         self._authority = authority
         self._days = days
         self._ledger = ledger
+        self._under_way = 0
 
     async def Enrol(self, request: wire.EnrolRequest, context: Context) -> wire.Certificate:  # noqa: N802 - gRPC's name
-        return await self._door.admit_stranger(context, lambda: off_loop(self._ledger, self._enrol, request))
+        async def work() -> wire.Certificate:
+            if self._under_way >= ENROLMENTS_AT_ONCE:
+                raise QuotaError(
+                    f"{self._under_way} enrolments are under way, the limit is {ENROLMENTS_AT_ONCE}",
+                    hint="try again in a moment",
+                )
+            self._under_way += 1
+            try:
+                return await off_loop(self._ledger, self._enrol, request)
+            finally:
+                self._under_way -= 1
+
+        return await self._door.admit_stranger(context, work)
 
     def _enrol(self, request: wire.EnrolRequest) -> wire.Certificate:
         _bounded(request.token, "token", TOKEN_BYTES)
@@ -54,7 +67,7 @@ class Enrolment(EnrolmentServicer):
 def renew(store: Store, authority: Authority, request: bytes, name: str, *, days: float) -> wire.Certificate:
     """A further certificate for an enrolled contributor; the one it has stays good until it expires. Blocking.
 
-    Raises WireError FIELD_TOO_LONG, IdentityError.
+    Raises WireError FIELD_TOO_LONG, IdentityError, QuotaError where it has enough fresh ones.
     """
     _bounded(request, "certificate_request", LIMIT)
     issued: Issued = authority.sign_request(request, name, days=days)

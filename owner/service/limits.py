@@ -24,6 +24,7 @@ CHUNK_TIMEOUT_SECONDS: Final = 120.0
 """An upload that sends nothing for so long is ended, so that its place is free for the contributor's next attempt."""
 STOP_GRACE_SECONDS: Final = 5.0
 ENROLMENTS_AT_ONCE: Final = 32
+"""Strangers' calls being worked on at a time; one more is refused at once instead of queued before the contributors' calls."""
 PROBLEM_CHARACTERS: Final = 2000
 """Of message and hint in a Problem: trailing metadata are limited to 8 KiB by peers and proxies."""
 

@@ -7,15 +7,16 @@ needs no ledger: sizes, and room on the disk. Calls open at a time are held by `
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from collections.abc import Iterable
 
 from common.errors import QuotaError, WeightsError, WireError
 from common.files import storage_errors
 from common.manifest import SubmissionManifest
 from common.weights import LIMITS
-from owner.ledger.records import Release, SubmissionQuota
+from owner.ledger.records import Release, Submission, SubmissionQuota
 from owner.service.limits import DISK_RESERVE_BYTES, HEADROOM_BYTES, MANIFEST_BYTES, SIGNATURE_BYTES
 from owner.settings import QuotaSettings
+from owner.workspace import SubmissionFiles, Workspace
 
 
 def check_lengths(manifest: bytes, signature: bytes) -> None:
@@ -36,12 +37,27 @@ def check_size(manifest: SubmissionManifest, base_weights_bytes: int) -> None:
         )
 
 
-def check_room(directory: Path, wanted: int) -> None:
-    """Raises QuotaError where the owner's disk has no room for `wanted` bytes; StorageError where it cannot be asked."""
+def check_room(workspace: Workspace, wanted: int, uploading: Iterable[Submission]) -> None:
+    """uploading: the submissions whose bytes are on their way; what is missing of each is spoken for.
+
+    Raises QuotaError where the owner's disk has no room for `wanted` bytes more; StorageError where it cannot be asked.
+    """
+    directory = workspace.submissions
     with storage_errors("look at the disk of", directory):
+        # What arrives between the two readings is then counted twice, never not at all.
+        outstanding = sum(_outstanding(workspace.submission(submission.id), submission) for submission in uploading)
         free = shutil.disk_usage(directory).free
-    if free < wanted + DISK_RESERVE_BYTES:
+    if free < wanted + outstanding + DISK_RESERVE_BYTES:
         raise QuotaError("the owner's disk has no room for this submission", hint="tell the owner, and try again later")
+
+
+def _outstanding(files: SubmissionFiles, submission: Submission) -> int:
+    for path in (files.part, files.weights):
+        try:
+            return max(0, submission.weights_bytes - path.stat().st_size)
+        except FileNotFoundError:
+            continue
+    return submission.weights_bytes
 
 
 def of(settings: QuotaSettings) -> SubmissionQuota:

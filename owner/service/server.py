@@ -22,12 +22,12 @@ from common.errors import ConfigurationError, ConnectionLostError, PortierError,
 from common.identity.authority import Authority
 from owner.ledger.store import Store
 from owner.service import reconciliation
-from owner.service.authentication import Door, off_loop
+from owner.service.authentication import Context, Door, off_loop
 from owner.service.calls import LiveCalls
 from owner.service.changes import Changes
 from owner.service.collaboration import Collaboration, Service
 from owner.service.enrolment import Enrolment
-from owner.service.limits import ENROLMENT_OPTIONS, ENROLMENTS_AT_ONCE, SERVICE_OPTIONS, STOP_GRACE_SECONDS
+from owner.service.limits import ENROLMENT_OPTIONS, SERVICE_OPTIONS, STOP_GRACE_SECONDS
 from owner.service.memory import return_freed_chunks
 from owner.service.tls import ServerCertificate
 from owner.service.uploads import Uploads
@@ -78,7 +78,7 @@ async def serve(
 
         service = grpc.aio.server(options=SERVICE_OPTIONS)
         add_CollaborationServicer_to_server(Collaboration(parts), service)  # type: ignore[no-untyped-call]
-        enroller = grpc.aio.server(options=ENROLMENT_OPTIONS, maximum_concurrent_rpcs=ENROLMENTS_AT_ONCE)
+        enroller = grpc.aio.server(options=ENROLMENT_OPTIONS)
         add_EnrolmentServicer_to_server(enrolment, enroller)  # type: ignore[no-untyped-call]
         host = settings.service.host
         ports = (
@@ -94,7 +94,7 @@ async def serve(
                 "--enrolment-port",
             ),
         )
-        vitals = [_add_health(service), _add_health(enroller)]
+        vitals = [_add_health(service, health.HealthServicer()), _add_health(enroller, _ChecksOnly())]
 
         async def housekeeping(stopped: asyncio.Event) -> None:
             while not stopped.is_set():
@@ -183,8 +183,14 @@ def _why_not(host: str, port: int) -> OSError | None:
     return None
 
 
-def _add_health(server: grpc.aio.Server) -> Any:
-    vital = health.HealthServicer()
+class _ChecksOnly(health.HealthServicer):  # type: ignore[misc]
+    """Health for strangers: a stream stays open for as long as its caller likes, so they are offered none."""
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this listener answers Check alone")
+
+
+def _add_health(server: grpc.aio.Server, vital: Any) -> Any:
     health_pb2_grpc.add_HealthServicer_to_server(vital, server)
     return vital
 

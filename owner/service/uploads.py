@@ -78,9 +78,10 @@ class Uploads:
             if submission.state is not SubmissionState.UPLOADING:
                 return submission
             files = self._workspace.submission(submission.id)
-            part = await place.open(files, submission)
             begun, first = [first], None
+            part: PartFile | None = None
             try:
+                part = await place.open(files, submission)
                 await self._append_all(caller, part, submission, begun, chunks, limit)
                 limit.reschedule(None)
                 if part.complete:
@@ -91,7 +92,8 @@ class Uploads:
                 await off_loop(self._disk, part_file.discard, files)
                 raise
             finally:
-                await asyncio.shield(place.close(part))
+                if part is not None:
+                    await asyncio.shield(place.close(part))
         return submission
 
     async def _append_all(
@@ -163,7 +165,8 @@ class _Place:
             opening.add_done_callback(self._close_opened)
             raise
         except BaseException:
-            self._free()
+            # Freed by `unless_opened`, once whoever asked has dealt with the error.
+            self._opened = False
             raise
 
     def close(self, part: PartFile) -> asyncio.Future[None]:

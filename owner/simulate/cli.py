@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,14 +16,61 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.errors import ConfigurationError
 from common.files import write_atomically
 from owner.simulate.report import number, percent
+
+BY_FLAGS = "A scenario by flags"
 
 
 def simulate(
     scenario: Annotated[
-        str, typer.Argument(help="A scenario by name (demo, cifar10) or a TOML file of your own.", metavar="SCENARIO")
-    ] = "demo",
+        str | None,
+        typer.Argument(
+            help="A scenario by name (demo, cifar10) or a TOML file of your own. Default: demo, or the scenario that the flags "
+            "describe.",
+            metavar="SCENARIO",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Data set, by name (digits, cifar10, ...) or path.", rich_help_panel=BY_FLAGS
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The owner's model: cnn, resnet18, ...", rich_help_panel=BY_FLAGS)
+    ] = None,
+    honest: Annotated[
+        int | None,
+        typer.Option(min=0, max=999, help="How many honest contributors. Default: 4.", rich_help_panel=BY_FLAGS),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC",
+            help="One attacker, as `portier-contributor contribute --attack` takes it: flip:source=7,target=1. Give it once "
+            "for each attacker.",
+            rich_help_panel=BY_FLAGS,
+        ),
+    ] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="How honest contributors differ: iid (default), dirichlet:alpha=0.5 or pathological:classes=2.",
+            rich_help_panel=BY_FLAGS,
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Any setting of portier.toml, above those of a scenario: guard.references=39. Can be given many times.",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Overrides every seed of the scenario.")
     ] = None,
@@ -52,6 +100,11 @@ def simulate(
     gatekeeper made of it, right or wrong. The exit code says whether the simulation
     ran, not whether the verdicts were right.
 
+    Without a file, flags describe the scenario:
+
+        portier-owner simulate --data digits --architecture cnn --honest 4
+            --attack flip:source=7,target=1 --attack sign-flip
+
     A scenario file names owner settings, contributors, their shares of the data and
     their attacks; copy one of the two that ship (owner/simulate/scenarios). cifar10
     reads $PORTIER_DATA/cifar10/{train,test}.parquet.
@@ -61,13 +114,34 @@ def simulate(
     from owner.simulate.live import Board, Row  # noqa: PLC0415
     from owner.simulate.processes import ProcessFailedError  # noqa: PLC0415
     from owner.simulate.runner import Simulation, cores  # noqa: PLC0415
-    from owner.simulate.scenario import load  # noqa: PLC0415
+    from owner.simulate.scenario import HONEST, compose, load  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as for Ctrl-C: children first
-    chosen = load(scenario, seed=seed)
+    flags = {"--data": data, "--architecture": architecture, "--honest": honest, "--partition": partition}
+    described = [(flag, str(value)) for flag, value in flags.items() if value is not None]
+    described += [("--attack", one) for one in attack or ()]
+    if scenario is not None and described:
+        raise ConfigurationError(
+            f"the scenario {scenario} says who takes part, and so does {described[0][0]}",
+            hint="leave the scenario out, or the flags; to change a setting of a scenario use --set section.key=value",
+        )
+    if described:
+        chosen = compose(
+            data=data,
+            architecture=architecture,
+            honest=HONEST if honest is None else honest,
+            attacks=attack or (),
+            partition=partition,
+            settings=setting or (),
+            seed=seed,
+        )
+    else:
+        chosen = load(scenario or "demo", seed=seed, settings=setting or ())
     started = datetime.now(UTC)
     root = directory or Path("portier-simulations") / f"{chosen.name}-{started:%Y%m%d-%H%M%S}"
     layout = Layout(root.absolute())
+    described += [("--set", one) for one in setting or ()]
+    again = _again(scenario, described, seed, root)
     console = Console()
     rows = [Row(one.name, one.attack) for one in chosen.contributors]
     with Board(console, rows, title=f"{chosen.title} (seed {chosen.settings.data.seed})") as board:
@@ -75,7 +149,7 @@ def simulate(
         try:
             simulation.run()
         except (ProcessFailedError, KeyboardInterrupt):
-            console.print(f"what is done is kept; to go on: {_again(scenario, seed, root)}", soft_wrap=True)
+            console.print(f"what is done is kept; to go on: {again}", soft_wrap=True)
             raise
         board.owner("measuring the releases")
         from owner.simulate import report, results  # noqa: PLC0415 - imports torch, which nothing above needs
@@ -84,8 +158,8 @@ def simulate(
             document = results.collect(
                 chosen, layout, office, seconds=simulation.seconds, command=_command(), started=started.isoformat()
             )
-    page, data = report.render(document).encode(), results.write(document)
-    for path, content in ((layout.result, data), (layout.html, page), (json_file, data), (html_file, page)):
+    page, result = report.render(document).encode(), results.write(document)
+    for path, content in ((layout.result, result), (layout.html, page), (json_file, result), (html_file, page)):
         if path is not None:
             write_atomically(path, content)
     print_result(console, document)
@@ -143,7 +217,12 @@ def _command() -> list[str]:
     return ["portier-owner", *sys.argv[1:]]
 
 
-def _again(scenario: str, seed: int | None, root: Path) -> str:
-    return (
-        f"portier-owner simulate {scenario}" + (f" --seed {seed}" if seed is not None else "") + f" --directory {root}"
-    )
+def _again(scenario: str | None, described: Iterable[tuple[str, str]], seed: int | None, root: Path) -> str:
+    words = [
+        "portier-owner",
+        "simulate",
+        *((scenario,) if scenario else ()),
+        *(word for one in described for word in one),
+    ]
+    words += [*(("--seed", str(seed)) if seed is not None else ()), "--directory", str(root)]
+    return shlex.join(words)

@@ -25,7 +25,7 @@ class Result:
         and for attacks that want no particular class.
     effective: whether the attack counts as effective on held-out images (`is_effective`), None for honest contributors.
     accuracy: of the returned model, on the owner's evaluation share.
-    ae_error: mean auto-encoder error of the returned model (the paper's E_MSE); reference_error: the same of its base.
+    ae_error: mean auto-encoder error of the returned model (the paper's E_MSE), None where it was not scored.
     p_value: the smallest of the verdict, None where no conformal check ran.
     codes: the owner's reason codes, empty where accepted.
     """

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -33,6 +33,8 @@ from common.specs import split_spec
 from owner.settings import OwnerSettings
 
 PARTITIONS = {"iid": (), "dirichlet": ("alpha", "min_size"), "pathological": ("classes",)}
+BY_FLAGS = "flags"
+HONEST = 4
 SEEDS_APART = 1000
 MOST_THREADS = 1024
 RUNNER_OWNS = ("service.host", "service.port", "service.enrolment_port", "service.names", "data.dir")
@@ -153,15 +155,17 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
-def load(name_or_file: str, *, seed: int | None = None) -> Scenario:
-    """A shipped scenario by name, or the one in a TOML file. `seed` overrides every seed in it, contributors' too.
+def load(name_or_file: str, *, seed: int | None = None, settings: Sequence[str] = ()) -> Scenario:
+    """A shipped scenario by name, or the one in a TOML file.
+
+    seed: overrides every seed in it, contributors' too. settings: `section.key=value`, above those of the file.
 
     Raises UnknownNameError for an unknown name, key, partition or setting; ConfigurationError for any other mistake,
     naming file and field.
     """
     if name_or_file in shipped():
         text = (resources.files("owner.simulate") / "scenarios" / f"{name_or_file}.toml").read_text("utf-8")
-        return parse(text, name=name_or_file, seed=seed)
+        return parse(text, name=name_or_file, seed=seed, settings=settings)
     path = Path(name_or_file)
     if path.suffix != ".toml" and not path.exists():
         raise UnknownNameError("scenario", name_or_file, shipped())
@@ -169,10 +173,45 @@ def load(name_or_file: str, *, seed: int | None = None) -> Scenario:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the scenario {path} cannot be read: {error}") from None
-    return parse(text, name=path.stem, seed=seed)
+    return parse(text, name=path.stem, seed=seed, settings=settings)
 
 
-def parse(text: str, *, name: str, seed: int | None = None) -> Scenario:
+def compose(
+    *,
+    data: str | None = None,
+    architecture: str | None = None,
+    honest: int = HONEST,
+    attacks: Sequence[str] = (),
+    partition: str | None = None,
+    settings: Sequence[str] = (),
+    seed: int | None = None,
+) -> Scenario:
+    """A scenario without a file: honest-1, honest-2, ... and one attacker-1, attacker-2, ... for each of `attacks`.
+
+    partition: of the honest contributors; attackers have iid parts, so that each has images of the classes it attacks.
+    settings: `section.key=value`; what neither they nor `data` and `architecture` say is as in a portier.toml without it.
+
+    Raises as `load` does.
+
+    >>> [one.name for one in compose(data="digits", honest=1, attacks=["sign-flip"]).contributors]
+    ['honest-1', 'attacker-1']
+    """
+    given: dict[str, dict[str, Any]] = {}
+    for section, key, value in (("data", "name", data), ("model", "architecture", architecture)):
+        if value is not None:
+            given.setdefault(section, {})[key] = value
+    shared = {} if partition is None else {"partition": partition}
+    people = [{"name": f"honest-{number}", **shared} for number in range(1, honest + 1)]
+    people += [{"name": f"attacker-{number}", "attack": attack} for number, attack in enumerate(attacks, 1)]
+    if not people:
+        raise ConfigurationError("a simulation needs at least one contributor", hint="add --honest 4 or an --attack")
+    scenario = _build({"settings": given, "contributors": people}, name=BY_FLAGS, seed=seed, settings=settings)
+    chosen = scenario.settings
+    title = f"{chosen.data.name}, {chosen.model.architecture}: {honest} honest, {len(attacks)} attacking"
+    return replace(scenario, title=title)
+
+
+def parse(text: str, *, name: str, seed: int | None = None, settings: Sequence[str] = ()) -> Scenario:
     """A scenario from TOML text; raises as `load` does.
 
     >>> parse('[[contributors]]\\nname = "ada"', name="one").contributors[0].honest
@@ -182,8 +221,13 @@ def parse(text: str, *, name: str, seed: int | None = None) -> Scenario:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"scenario {name} is not TOML: {error}") from None
+    return _build(document, name=name, seed=seed, settings=settings)
+
+
+def _build(document: Mapping[str, Any], *, name: str, seed: int | None, settings: Sequence[str]) -> Scenario:
     _known("scenario field", document, ("title", "threads", "settings", "contributors"))
     given = _flat(_table(name, "settings", document.get("settings", {})))
+    given |= dict(_assignment(text) for text in settings)
     if seed is not None:
         given |= dict.fromkeys(("data.seed", "training.seed", "finetuning.seed", "guard.seed"), seed)
     for leaf in RUNNER_OWNS:
@@ -195,13 +239,13 @@ def parse(text: str, *, name: str, seed: int | None = None) -> Scenario:
     _known(f"setting of scenario {name}:", given, defaults)
     complete = {key: value for key, value in (defaults | given).items() if value is not None}
     try:
-        settings = config.load(OwnerSettings, None, complete)
+        loaded = config.load(OwnerSettings, None, complete)
     except ConfigurationError as error:
         raise ConfigurationError(f"scenario {name}, settings: {error.message}", hint=error.hint) from None
     rows = document.get("contributors", [])
     if not isinstance(rows, list):
         raise ConfigurationError(f"scenario {name}: contributors is a list of tables, each headed [[contributors]]")
-    base = settings.data.seed
+    base = loaded.data.seed
     contributors = tuple(
         replace(one, seed=base * SEEDS_APART + number) if seed is not None or one.seed is None else one
         for number, one in ((number, _participant(name, number, row)) for number, row in enumerate(rows, 1))
@@ -209,7 +253,24 @@ def parse(text: str, *, name: str, seed: int | None = None) -> Scenario:
     threads = document.get("threads")
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
         raise ConfigurationError(f"scenario {name}: threads must be from 1 to {MOST_THREADS}, not {threads!r}")
-    return Scenario(name, str(document.get("title", name)), contributors, settings, given, threads)
+    return Scenario(name, str(document.get("title", name)), contributors, loaded, given, threads)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """
+    >>> _assignment("guard.references=39"), _assignment("model.architecture=cnn")
+    (('guard.references', 39), ('model.architecture', 'cnn'))
+    """
+    name, equals, value = (piece.strip() for piece in text.partition("="))
+    if not (name and equals and value):
+        raise ConfigurationError(
+            f"{text!r} sets nothing", hint="write --set section.key=value, for example --set guard.references=39"
+        )
+    try:
+        found = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return name, value  # a word without quotes
+    return name, found["value"]
 
 
 def _defaults() -> dict[str, Any]:

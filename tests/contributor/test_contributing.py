@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from common.datasets import save_examples
-from common.errors import ConfigurationError, DataError, QuotaError, UnknownNameError, WorkspaceError
+from common.errors import (
+    ConfigurationError,
+    DataError,
+    ManifestError,
+    QuotaError,
+    UnknownNameError,
+    WireError,
+    WorkspaceError,
+)
 from common.examples import Examples
 from common.identity.keys import Domain, SigningKey, verify
 from common.manifest import ReleaseManifest, SubmissionManifest, parse_submission
@@ -254,3 +262,37 @@ def test_watching_a_submission_made_here_closes_it(
     begun = _run(workspace, owner, request_, wait=False)
     assert contributing.watch(workspace, owner, begun.submission).state == "accepted"
     assert workspace.contributions()[0].verdict == "accepted"
+
+
+@pytest.mark.parametrize("refusal", [WireError("BASE_ROLLED_BACK", "gone"), ManifestError("FIELD_RANGE", "samples")])
+def test_a_contribution_that_can_never_succeed_is_closed_and_the_next_run_begins_anew(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request, refusal: WireError
+) -> None:
+    owner.refuses = refusal
+    with pytest.raises(type(refusal)) as refused:
+        _run(workspace, owner, request_)
+    assert "run `contribute` again to begin anew from the current release" in refused.value.hint
+    [closed] = workspace.contributions()
+    assert (closed.step, closed.verdict, closed.code) == (Step.DECIDED, "declined", refusal.code)
+    owner.refuses = None
+    done = _run(workspace, owner, request_)
+    assert done.verdict == "accepted"
+    assert done.nonce != closed.nonce
+
+
+def test_a_release_that_was_asked_for_and_is_gone_is_not_to_be_asked_for_again(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    owner.refuses = WireError("BASE_NOT_ALLOWED", "too old")
+    with pytest.raises(WireError) as refused:
+        _run(workspace, owner, dataclasses.replace(request_, release=owner.manifest.id))
+    assert "without --release" in refused.value.hint
+
+
+def test_a_refusal_that_may_pass_leaves_the_contribution_open(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    owner.refuses = WireError("UPLOAD_IN_PROGRESS", "another call uploads it")
+    with pytest.raises(WireError):
+        _run(workspace, owner, request_)
+    assert workspace.contributions()[0].step == Step.SIGNED

@@ -36,12 +36,6 @@ def test_the_home_is_what_was_given_else_the_variable_else_below_the_users(
     assert ContributorWorkspace.at(Path("/given")).home == Path("/given")
 
 
-def test_a_home_that_has_not_joined_says_what_to_do(workspace: ContributorWorkspace) -> None:
-    with pytest.raises(WorkspaceError) as caught:
-        workspace.require_joined()
-    assert "portier-contributor join" in caught.value.hint
-
-
 def test_a_contribution_is_read_back_as_it_was_saved(workspace: ContributorWorkspace) -> None:
     begun = _start(workspace, step=Step.SIGNED, submission="cd" * 32, measured={"samples": 3})
     assert workspace.contributions() == [begun]

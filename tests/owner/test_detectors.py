@@ -18,6 +18,7 @@ from owner.detectors import (
     Evidence,
     ImageDetector,
     reason_code,
+    register,
     restore,
 )
 
@@ -192,3 +193,26 @@ def test_a_probe_is_computed_once_and_shared() -> None:
 def test_a_probe_without_the_model_is_a_clear_error() -> None:
     with pytest.raises(GuardError, match="'noise' needs the model"):
         evidence(torch.zeros(2, 3)).probe("noise", lambda: (torch.zeros(1, 3),))
+
+
+def test_a_detector_of_ones_own_is_restored_once_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Widest(ActivationAutoEncoder):
+        name = "widest"
+
+    monkeypatch.setattr("owner.detectors.DETECTORS", dict(DETECTORS))
+    state = ActivationAutoEncoder(SMALL).fit(evidence(on_a_plane(60, 1))).state()
+    with pytest.raises(UnknownNameError) as unknown:
+        restore("widest", state)
+    assert "owner.detectors.register" in unknown.value.hint
+    assert register(Widest) is register(Widest) is Widest
+    assert isinstance(restore("widest", state), Widest)
+
+
+@pytest.mark.parametrize("taken", ["activation-autoencoder", "../evil", "Big", ""])
+def test_a_name_that_is_taken_or_no_name_is_not_registered(taken: str) -> None:
+    class Mine(ActivationAutoEncoder):
+        name = taken
+
+    with pytest.raises(ConfigurationError):
+        register(Mine)
+    assert DETECTORS.get(taken) is not Mine

@@ -30,6 +30,7 @@ from common.identity.invitation import Invitation, token_digest
 from common.weights import load, save
 from owner import assessment, housekeeping
 from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.guards import needed_guards
 from owner.ledger.records import GuardState, ReleaseStatus, Submission, SubmissionState
 from owner.operations import deciding, looking, people
 from owner.operations.deciding import promote, rollback, vet_file
@@ -413,6 +414,8 @@ def test_pruning_removes_guards_no_submission_can_need(root: Path) -> None:
         assert not office.workspace.release(middle.id).guard.exists()
         assert office.store.release(middle.id).guard_state is GuardState.MISSING
         assert office.store.root().guard_state is GuardState.READY
+        rollback(office, middle.id, "worse since")
+        assert [one.id for one in needed_guards(office.store, office.settings)] == [middle.id]
 
 
 def _accepted(office: Office) -> Verdict:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,10 +20,11 @@ from common.identity.keys import SigningKey
 from common.weights import load, save
 from owner import assessment, releases
 from owner.gatekeeper.jobs import VettingJob
-from owner.gatekeeper.supervisor import VettingInterruptedError
+from owner.gatekeeper.supervisor import VettingInterruptedError, VettingUnavailableError
 from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.guards import needed_guards
 from owner.ledger.records import GuardState, Submission, SubmissionState
+from owner.ledger.store import Store
 from owner.operations.opening import Office
 from owner.settings import OwnerSettings
 from owner.vetting import VettingLoop
@@ -161,6 +163,23 @@ def test_a_contributor_revoked_while_waiting_is_rejected(office: Office, ada: Co
     office.store.revoke("ada", "left")
     run(office)
     assert decided(office, submission) == (SubmissionState.REJECTED, ("REVOKED",))
+
+
+def test_a_contributor_revoked_while_being_vetted_gets_no_release(office: Office, ada: Contributor) -> None:
+    class Meanwhile(InProcess):
+        def vet(self, job: VettingJob) -> Verdict:
+            verdict = super().vet(job)
+            assert verdict.accepted
+            office.store.revoke("ada", "left")
+            return verdict
+
+    base = office.store.current()
+    submission = ada.hand_in(slightly_changed)
+    run(office, worker=Meanwhile())
+    assert decided(office, submission) == (SubmissionState.REJECTED, ("REVOKED",))
+    assert office.store.current() == base
+    assert {path.name for path in office.workspace.releases.iterdir()} == {base.id}
+    assert not office.workspace.submission(submission.id).would_be.exists()
 
 
 def test_a_manifest_signed_by_somebody_else_is_rejected(office: Office, ada: Contributor) -> None:
@@ -303,6 +322,53 @@ def test_a_guard_that_cannot_be_fitted_is_marked_and_the_service_lives(office: O
     (release.guard / "guard.json").unlink()
     office.workspace.share("references").unlink()
     run(office, guard__fit="eager", until=lambda: office.store.root().guard_state is GuardState.FAILED)
+
+
+def test_a_damaged_guard_holds_up_nobody_but_those_on_its_release(office: Office, ada: Contributor) -> None:
+    root = office.store.root()
+    ada.hand_in(slightly_changed)
+    run(office)
+    damaged = office.store.current()
+    # The guard of another release is as good as a damaged one.
+    shutil.copytree(office.workspace.release(root.id).guard, office.workspace.release(damaged.id).guard)
+    office.store.set_guard_state(damaged.id, GuardState.READY)
+    first, second = ada.hand_in(slightly_changed, base=damaged), ada.hand_in(slightly_changed, base=root)
+
+    def done() -> bool:
+        return office.store.submission(second.id).state is SubmissionState.ACCEPTED
+
+    run(office, until=done)
+    assert office.store.release(damaged.id).guard_state is GuardState.FAILED
+    assert office.store.submission(first.id).state is SubmissionState.AWAITING_GUARD
+    assert office.store.root().guard_state is GuardState.READY
+
+
+def test_a_worker_that_does_not_start_discredits_no_guard(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(InProcess):
+        def vet(self, job: VettingJob) -> Verdict:
+            if not self.jobs:
+                self.jobs.append(job)
+                raise VettingUnavailableError("the vetting process does not start")
+            return super().vet(job)
+
+    monkeypatch.setattr("owner.vetting.FIRST_PAUSE_SECONDS", 0.01)
+    submission = ada.hand_in(slightly_changed)
+    run(office, worker=Late())
+    assert decided(office, submission)[0] is SubmissionState.ACCEPTED
+    assert office.store.root().guard_state is GuardState.READY
+
+
+def test_refusals_of_an_hour_that_is_over_reach_the_chain_while_the_service_runs(office: Office) -> None:
+    def an_hour_ago() -> datetime:
+        return timestamps.now() - timedelta(hours=1)
+
+    with Store.open(office.workspace.ledger_url, office.signing_key, clock=an_hour_ago) as earlier:
+        for _ in range(3):
+            earlier.record_refusal(None, "REPLAY", "again")
+    run(office, until=lambda: bool(office.store.entries(kind="refusals")))
+    assert [one.body["count"] for one in office.store.entries(kind="refusals")] == [3]
 
 
 def test_quarantine_holds_so_many_and_no_more(office: Office, ada: Contributor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from common.models import build
 from common.poisoning import sign_flip
 from common.training_options import TrainingOptions
 from common.weights import save
+from owner.detectors import DETECTORS, Detector, DetectorState, Evidence, register
 from owner.gatekeeper import Decision, Gatekeeper, GuardOptions, MergePolicy, Triggers, UtilityLimits, Verdict, merge
 from owner.gatekeeper.rules import p_value, seed_threshold
 
@@ -300,3 +302,81 @@ def test_triggers_in_three_parts_share_no_image(bench) -> None:  # type: ignore[
     assert isinstance(bench.triggers, Triggers)
     rows = [{bytes(image.flatten().tolist()) for image in part.images} for part in bench.triggers.parts.values()]
     assert not rows[0] & rows[1] | rows[1] & rows[2] | rows[0] & rows[2]
+
+
+class Widest:
+    """The largest activation, in units of the release's own."""
+
+    name: ClassVar[str] = "widest"
+
+    def fit(self, release: Evidence) -> Self:
+        self.scale_ = release.features.abs().max()
+        return self
+
+    def score(self, evidence: Evidence) -> float:
+        return float(evidence.features.abs().max() / self.scale_)
+
+    def explain(self, evidence: Evidence) -> dict[str, Any]:
+        return {"widest": self.score(evidence)}
+
+    def state(self) -> DetectorState:
+        return DetectorState({"scale": self.scale_}, {})
+
+    @classmethod
+    def from_state(cls, state: DetectorState) -> Self:
+        restored = cls()
+        restored.scale_ = state.tensors["scale"]
+        return restored
+
+
+def protect_with(bench, detectors: list[Detector], **options: Any) -> Gatekeeper:  # type: ignore[no-untyped-def]
+    return Gatekeeper.protect(
+        bench.model,
+        bench.triggers,
+        references_pool=bench.shares.references,
+        spec=bench.gatekeeper.guard.spec,
+        finetuning=dataclasses.replace(bench.gatekeeper.guard.finetuning, epochs=1),
+        options=GuardOptions(**({"references": 4, "reject_level": 0.2, "quarantine_level": 0.2} | options)),
+        detectors=detectors,
+        compute=bench.gatekeeper.guard.compute,
+        progress=False,
+    )
+
+
+def test_a_detector_of_ones_own_vets_and_is_loaded_once_registered(  # type: ignore[no-untyped-def]
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = dict(DETECTORS)
+    monkeypatch.setattr("owner.detectors.DETECTORS", known)
+    monkeypatch.setattr("owner.gatekeeper.guard.DETECTORS", known)
+    given = Widest()
+    gatekeeper = protect_with(bench, [given])
+    assert not hasattr(given, "scale_")
+    blown_up = {name: 100 * tensor for name, tensor in bench.weights.items()}
+    verdict = gatekeeper.vet(blown_up)
+    assert checks(verdict)["widest"] == "rejected"
+    assert "activation-autoencoder" not in checks(verdict)
+    gatekeeper.save(tmp_path / "guard")
+    with pytest.raises(GuardError, match="widest") as unknown:
+        Gatekeeper.load(tmp_path / "guard", bench.model)
+    assert "owner.detectors.register" in unknown.value.hint
+    register(Widest)
+    again = Gatekeeper.load(tmp_path / "guard", bench.model).vet(blown_up)
+    assert [(check.name, check.score) for check in again.checks] == [(c.name, c.score) for c in verdict.checks]
+
+
+@pytest.mark.parametrize(
+    ("detectors", "options", "error"),
+    [
+        ([], {}, ConfigurationError),
+        ([Widest(), Widest()], {}, ConfigurationError),
+        ([Widest()], {"rule": "seed"}, GuardError),
+    ],
+    ids=["none", "two of one name", "no image scores under Eq. 4"],
+)
+def test_detectors_that_make_no_guard_are_refused_before_anything_is_trained(  # type: ignore[no-untyped-def]
+    bench, detectors: list[Detector], options: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.gatekeeper.protection.train", None)
+    with pytest.raises(error):
+        protect_with(bench, detectors, **options)

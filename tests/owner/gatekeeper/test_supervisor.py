@@ -28,6 +28,8 @@ import torch
 from torch import nn
 
 class Moody(nn.Module):
+    poisoned = False
+
     # What it does depends on one weight, which a submission sets.
     def __init__(self, shape, classes):
         super().__init__()
@@ -36,6 +38,10 @@ class Moody(nn.Module):
 
     def forward(self, x):
         mood = round(float(self.mood))
+        if mood == 5:
+            Moody.poisoned = True
+        if Moody.poisoned:
+            raise ValueError("spoilt")
         if mood == 1:
             time.sleep(300)
         if mood == 2:
@@ -151,6 +157,11 @@ def test_a_vetting_that_dies_waits_for_a_person_and_the_next_one_runs(
     verdict = worker.vet(place.job(mood))
     assert (verdict.decision, verdict.codes, verdict.public_code) == (Decision.QUARANTINED, (code,), "review")
     assert not place.job(mood).would_be.exists()
+    assert worker.vet(place.job()).decision is Decision.ACCEPTED
+
+
+def test_a_process_in_which_a_vetting_failed_vets_nothing_else(place: Place, worker: VettingWorker) -> None:
+    assert worker.vet(place.job(5)).codes == ("VETTING_CRASHED",)
     assert worker.vet(place.job()).decision is Decision.ACCEPTED
 
 

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from common.errors import IdentityError, InvitationError, PortierError, RevokedError
+from common.errors import IdentityError, InvitationError, PortierError, QuotaError, RevokedError
 from owner.ledger import Store
-from owner.ledger.identity_records import token_digest
+from owner.ledger.identity_records import FRESH_CERTIFICATES, token_digest
 from tests.owner.ledger.world import World, key_of
 
 
@@ -88,6 +88,31 @@ def test_the_key_that_used_a_token_may_come_again_where_its_answer_was_lost(worl
     assert world.store.identify("02", "ada") == first
     with pytest.raises(InvitationError):
         redeem(world, token, seed=8, serial="03", allow_retry=True)
+
+
+def test_the_key_that_used_a_token_cannot_come_again_once_it_has_expired(world):
+    token = invited(world, "ada", hours=1)
+    redeem(world, token)
+    world.clock.forward(hours=1)
+    with pytest.raises(InvitationError, match="expired"):
+        world.store.check_token(token, signing_key=key_of(7).public_key)
+    with pytest.raises(InvitationError, match="expired"):
+        redeem(world, token, serial="02", allow_retry=True)
+
+
+def test_further_certificates_are_refused_until_the_last_third_of_one_begins(world):
+    token = invited(world, "ada", hours=48)
+    for number in range(FRESH_CERTIFICATES):
+        redeem(world, token, serial=f"0{number}", allow_retry=True)
+    expires = world.clock.now + timedelta(days=1)
+    with pytest.raises(QuotaError, match="need no renewal yet"):
+        redeem(world, token, serial="aa", allow_retry=True)
+    with pytest.raises(QuotaError, match="need no renewal yet"):
+        world.store.add_certificate("ada", "aa", expires)
+    world.store.add_certificate("ada", "00", expires)
+    world.clock.forward(hours=16)
+    world.store.add_certificate("ada", "aa", expires + timedelta(hours=16))
+    assert len(world.store.certificates("ada")) == FRESH_CERTIFICATES + 1
 
 
 def test_a_revoked_contributor_cannot_come_again_with_its_old_token(world):

@@ -8,6 +8,7 @@ from common.errors import IdentityError, LedgerError, ManifestError, QuotaError,
 from common.identity.keys import Domain
 from common.receipts import verify_receipt
 from owner.ledger import GuardState, SubmissionQuota, SubmissionState
+from tests.owner.ledger.world import submission_manifest
 
 S = SubmissionState
 
@@ -198,6 +199,22 @@ def test_a_quarantined_submission_can_be_promoted(busy_world):
     assert busy_world.store.verify().ok
 
 
+@pytest.mark.parametrize("quarantined", [False, True], ids=["while vetted", "while quarantined"])
+def test_what_a_revoked_contributor_handed_in_is_not_accepted_any_more(busy_world, quarantined):
+    if quarantined:
+        submission = busy_world.decided("ada", "one", S.QUARANTINED)
+    else:
+        submission = busy_world.hand_in("ada", "one")
+        busy_world.store.claim()
+    release = busy_world.signed_release()
+    busy_world.store.revoke("ada")
+    before = busy_world.store.current()
+    with pytest.raises(RevokedError):
+        busy_world.store.decide(submission.id, S.ACCEPTED, {}, release=release)
+    assert busy_world.store.current() == before
+    assert busy_world.store.decide(submission.id, S.REJECTED, {"codes": ["REVOKED"]})[0].state is S.REJECTED
+
+
 def test_a_rejection_is_final(busy_world):
     rejected = busy_world.decided("ada", "one", S.REJECTED)
     with pytest.raises(LedgerError) as caught:
@@ -214,14 +231,28 @@ def test_a_verdict_that_is_not_json_is_refused_before_anything_is_written(busy_w
     assert busy_world.store.submission(handed_in.id).state is S.VETTING
 
 
-def test_an_expired_upload_cannot_be_committed_and_does_not_count_as_a_try(busy_world):
+def test_an_expired_upload_cannot_be_committed_and_is_still_a_try(busy_world):
     begun = busy_world.begin("ada", "one")
     base = begun.base_release
     assert busy_world.store.tries("ada", base) == 1
     assert busy_world.store.expire_upload(begun.id).state is S.EXPIRED
-    assert busy_world.store.tries("ada", base) == 0
+    assert busy_world.store.tries("ada", base) == 1
     with pytest.raises(LedgerError, match="expired and cannot become received"):
         busy_world.store.committed(begun.id)
+
+
+def test_announcing_and_sending_rubbish_cannot_go_on_for_ever(busy_world):
+    quota = SubmissionQuota(open_submissions=1, tries_per_release=2)
+    base = busy_world.store.current().id
+
+    def announce(nonce):
+        manifest = submission_manifest("ada", base, nonce).to_bytes()
+        return busy_world.store.begin(manifest, bytes(64), "ada", quota=quota)
+
+    for nonce in ("one", "two"):
+        busy_world.store.expire_upload(announce(nonce).id)
+    with pytest.raises(QuotaError, match="has used its 2 tries"):
+        announce("three")
 
 
 def test_only_undecided_submissions_count_as_open_bytes(busy_world):
@@ -280,6 +311,16 @@ def test_submissions_are_listed_by_state_contributor_and_base(busy_world):
     assert busy_world.store.submissions(contributor="bob") == [begun]
     assert {one.id for one in busy_world.store.submissions(base=begun.base_release)} == {rejected.id, begun.id}
     assert busy_world.store.submissions(base="ab" * 32) == []
+
+
+def test_a_list_with_a_limit_holds_the_newest_first(busy_world):
+    for nonce in ("one", "two", "three"):
+        busy_world.begin("ada", nonce)
+        busy_world.clock.forward(seconds=1)
+    busy_world.begin("bob", "four")
+    in_order = busy_world.store.submissions(contributor="ada")
+    assert busy_world.store.submissions(contributor="ada", limit=2) == in_order[:0:-1]
+    assert busy_world.store.submissions(limit=0) == []
 
 
 def test_weights_are_pruned_after_the_decision_and_not_before(busy_world):

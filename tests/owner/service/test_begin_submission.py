@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -19,7 +21,7 @@ from contributor.statuses import exception_of
 from owner.ledger.records import SubmissionState
 from owner.service import quotas
 from protos import collaboration_pb2 as wire
-from tests.network import Owner, Signed, begin, raw, refused, sign, submission, weights_of
+from tests.network import Owner, Signed, begin, chunks_of, raw, refused, sign, submission, weights_of
 
 
 @pytest.fixture
@@ -143,6 +145,24 @@ def test_without_room_on_the_disk_nothing_is_begun(
     with raw(ann, owner.port) as stub, refused(QuotaError, match="no room"):
         begin(stub, signed)
     assert owner.store.submissions() == []
+
+
+def test_room_is_kept_for_what_is_missing_of_the_uploads_under_way(
+    owner: Owner, ann: OwnerClient, signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = quotas.DISK_RESERVE_BYTES + signed.manifest.weights_bytes + 10
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    other = submission(ann, signed.manifest.base_release, tmp_path / "other.safetensors", seed=2)
+    data = signed.path.read_bytes()
+    with raw(ann, owner.port) as stub:
+        identifier = begin(stub, signed).submission_id
+        with refused(QuotaError, match="no room"):
+            begin(stub, other)
+        stub.Upload(iter(chunks_of(data[:-11], identifier)), timeout=20)
+        with refused(QuotaError, match="no room"):
+            begin(stub, other)
+        stub.Upload(iter([wire.UploadChunk(submission_id=identifier, offset=len(data) - 11, data=b"x")]), timeout=20)
+        assert begin(stub, other).state == wire.Submission.UPLOADING
 
 
 @pytest.mark.parametrize(

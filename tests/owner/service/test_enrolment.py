@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from common.errors import IdentityError, InvitationError, SignatureError, WireError, WorkspaceError
+from common.errors import IdentityError, InvitationError, QuotaError, SignatureError, WireError, WorkspaceError
 from common.identity.authority import Authority
 from common.identity.invitation import new_token
 from common.identity.requests import enrolment_request
@@ -19,6 +20,8 @@ from common.identity.tls_keys import TlsKey
 from contributor.client import OwnerClient
 from contributor.joining import join
 from contributor.membership import Membership
+from owner.ledger.identity_records import FRESH_CERTIFICATES
+from owner.service import enrolment
 from protos import collaboration_pb2 as wire
 from protos.collaboration_pb2_grpc import EnrolmentStub
 from tests.network import Owner, refused
@@ -125,6 +128,39 @@ def test_long_fields_are_refused_by_name_and_limit(owner: Owner, tmp_path: Path,
     setattr(message, field, "x" * size if field == "token" else b"x" * size)
     with refused(WireError, code="FIELD_TOO_LONG", match=rf"{field} has {size} bytes, the limit is {size - 1}"):
         enrol(owner, message)
+
+
+def test_an_enrolment_too_many_is_refused_at_once_and_those_under_way_go_on(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "ENROLMENTS_AT_ONCE", 1)
+    begun, go_on, check_token = threading.Event(), threading.Event(), owner.store.check_token
+
+    def slowly(*arguments: Any, **named: Any) -> str:
+        begun.set()
+        go_on.wait(20)
+        return check_token(*arguments, **named)
+
+    monkeypatch.setattr(owner.store, "check_token", slowly)
+    message = message_of(owner, tmp_path)
+    credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
+    with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
+        stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
+        first = stub.Enrol.future(message, timeout=20)
+        assert begun.wait(10)
+        with refused(QuotaError, match="1 enrolments are under way, the limit is 1"):
+            stub.Enrol(message, timeout=10)
+        go_on.set()
+        assert first.result().name == "ann"
+    enrol(owner, message)
+
+
+def test_renewals_end_where_there_are_enough_fresh_certificates(owner: Owner, ann: OwnerClient) -> None:
+    for _ in range(FRESH_CERTIFICATES - 1):
+        ann.renew()
+    with pytest.raises(QuotaError, match="need no renewal yet"):
+        ann.renew()
+    assert len(owner.store.certificates("ann")) == FRESH_CERTIFICATES
 
 
 def test_the_enrolment_listener_offers_no_collaboration(owner: Owner) -> None:

@@ -59,6 +59,15 @@ def test_both_listeners_answer_health_checks(owner: Owner, ann: OwnerClient) -> 
             assert health_of(channel) == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_strangers_may_check_the_health_of_the_enrolment_listener_but_hold_no_stream_open(owner: Owner) -> None:
+    credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
+    with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=5)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_a_stop_ends_open_watches_at_once_and_says_so(tmp_path: Path) -> None:
     owner = Owner.found(tmp_path / "owner")
     with serving(owner):

@@ -229,6 +229,23 @@ def test_a_cancelled_upload_keeps_what_came_and_frees_its_place(owner: Owner, an
     )
 
 
+def test_a_header_on_disk_that_breaks_a_rule_ends_the_submission_when_it_is_resumed(
+    owner: Owner, ann: OwnerClient, signed: Signed
+) -> None:
+    with raw(ann, owner.port) as stub:
+        identifier = begin(stub, signed).submission_id
+        files = owner.workspace.submission(identifier)
+        files.directory.mkdir(parents=True)
+        # As a kill leaves it that comes between a write and the check of what was written.
+        files.part.write_bytes(b"\xff" * 200)
+        with refused(WeightsError, code="HEADER_TOO_LONG"):
+            stub.Upload(iter([wire.UploadChunk(submission_id=identifier, offset=200, data=b"x")]), timeout=20)
+        assert owner.store.submission(identifier).state is SubmissionState.EXPIRED
+        assert not files.directory.exists()
+        with refused(WireError, code="NOT_UPLOADING"):
+            stub.Upload(iter([wire.UploadChunk(submission_id=identifier, data=b"x")]), timeout=20)
+
+
 def test_an_upload_of_a_received_submission_answers_with_its_receipt(
     owner: Owner, ann: OwnerClient, signed: Signed
 ) -> None:

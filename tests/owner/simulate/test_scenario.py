@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.errors import ConfigurationError, PortierError, UnknownNameError
+from owner.cli.application import run
 from owner.simulate import scenario
+from owner.simulate.runner import Simulation
 
 ADA = '[[contributors]]\nname = "ada"\n'
 
@@ -106,3 +110,91 @@ def test_a_scenario_file_is_read_by_its_path(tmp_path: Path) -> None:
 def test_a_missing_scenario_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.toml"):
         scenario.load(str(tmp_path / "none.toml"))
+
+
+def test_flags_say_as_much_as_a_file() -> None:
+    found = scenario.compose(
+        data="cifar10",
+        architecture="resnet18",
+        honest=2,
+        attacks=["flip:source=7,target=1", "sign-flip"],
+        partition="dirichlet:alpha=0.5",
+        settings=["guard.references=39", "finetuning.learning_rate=0.001", "finetuning.optimiser=adam"],
+        seed=3,
+    )
+    people = [(one.name, one.partition, one.attack, one.seed) for one in found.contributors]
+    assert people == [
+        ("honest-1", "dirichlet:alpha=0.5", None, 3001),
+        ("honest-2", "dirichlet:alpha=0.5", None, 3002),
+        ("attacker-1", "iid", "flip:source=7,target=1", 3003),
+        ("attacker-2", "iid", "sign-flip", 3004),
+    ]
+    chosen = found.settings
+    assert (chosen.data.name, chosen.model.architecture, chosen.guard.references) == ("cifar10", "resnet18", 39)
+    assert (chosen.finetuning.learning_rate, chosen.finetuning.optimiser) == (0.001, "adam")
+
+
+def test_equal_flags_go_on_in_a_directory_and_others_do_not() -> None:
+    given: dict[str, Any] = {"honest": 2, "attacks": ["sign-flip"], "settings": ["guard.references=39"]}
+    described = scenario.compose(**given).to_json()
+    assert scenario.compose(**given).to_json() == json.loads(json.dumps(described))
+    changes: list[dict[str, Any]] = [
+        {"honest": 1},
+        {"attacks": ["add-noise"]},
+        {"settings": []},
+        {"data": "mnist"},
+        {"seed": 1},
+    ]
+    for change in changes:
+        assert scenario.compose(**{**given, **change}).to_json() != described
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "named"),
+    [
+        ({"honest": 0}, ConfigurationError, "--honest"),
+        ({"settings": ["guard.references"]}, ConfigurationError, "--set section.key=value"),
+        ({"settings": ["guard.reference=39"]}, UnknownNameError, "guard.references"),
+        ({"settings": ["guard.references=3"]}, ConfigurationError, "resolution"),
+        ({"settings": ["service.port=7443"]}, ConfigurationError, "settings.service.port"),
+        ({"partition": "dirichlt:alpha=1"}, UnknownNameError, "dirichlet"),
+        ({"partition": "dirichlet:alpha=1", "honest": 1}, ConfigurationError, "at least two contributors"),
+    ],
+)
+def test_a_mistake_in_a_flag_is_named(flags: dict[str, Any], kind: type[PortierError], named: str) -> None:
+    with pytest.raises(kind) as caught:
+        scenario.compose(**flags)
+    assert named in caught.value.diagnostics()
+
+
+def test_a_setting_on_the_command_line_stands_above_the_scenarios() -> None:
+    assert scenario.load("demo", settings=["training.epochs=2"]).settings.training.epochs == 2
+
+
+def test_a_scenario_and_flags_that_say_who_takes_part_contradict_each_other(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["simulate", "demo", "--attack", "sign-flip", "--directory", str(tmp_path / "run")]) == 10
+    said = " ".join(capsys.readouterr().err.split())
+    assert "so does --attack" in said
+    assert "leave the scenario out" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_reach_the_simulation_and_an_interrupted_one_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[scenario.Scenario] = []
+
+    def interrupted(simulation: Simulation) -> None:
+        started.append(simulation.scenario)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Simulation, "run", interrupted)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    flags = ["--honest", "1", "--attack", "flip:source=7,target=1", "--attack", "sign-flip", "--set", "guard.seed=2"]
+    assert run(["simulate", *flags, "--directory", str(tmp_path)]) == 130
+    assert started == [
+        scenario.compose(honest=1, attacks=["flip:source=7,target=1", "sign-flip"], settings=["guard.seed=2"])
+    ]
+    assert f"portier-owner simulate {' '.join(flags)} --directory {tmp_path}" in capsys.readouterr().out

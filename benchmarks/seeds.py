@@ -104,12 +104,12 @@ def table(scenario: str, results: Sequence[dict[str, Any]], command: str) -> str
         "",
         "| | rejected | rejected or held for a person |",
         "|---|---|---|",
-        f"| attackers | {rate(attackers, ['rejected'])} | {rate(attackers, ['rejected', 'quarantined'])} |",
+        f"| attackers | {rate(attackers, ['rejected'])} | {rate(attackers, ['rejected', 'held'])} |",
         *(
-            f"| - {name} | {rate(some, ['rejected'])} | {rate(some, ['rejected', 'quarantined'])} |"
+            f"| - {name} | {rate(some, ['rejected'])} | {rate(some, ['rejected', 'held'])} |"
             for name, some in _groups(attackers)
         ),
-        f"| honest | {rate(honest, ['rejected'])} | {rate(honest, ['rejected', 'quarantined'])} |",
+        f"| honest | {rate(honest, ['rejected'])} | {rate(honest, ['rejected', 'held'])} |",
         "",
         f"Attackers that the activation gate itself rejected or held: {len(gate)} of {len(attackers)}; the others that "
         "were turned away failed the utility check on the would-be release or admission.",

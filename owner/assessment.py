@@ -86,6 +86,7 @@ def job_for(
         current_weights=workspace.release(current.id).weights,
         guard=workspace.release(base.id).guard,
         root_guard=workspace.release(root.id).guard,
+        root_weights=workspace.release(root.id).weights,
         evaluation=workspace.share("evaluation"),
         spec=releases.read_manifest(base).spec,
         merge=MergePolicy(settings.merge.policy, settings.merge.weight),

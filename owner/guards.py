@@ -232,6 +232,9 @@ def fitting_job(workspace: Workspace, settings: OwnerSettings, release: Release)
         directory=files.guard,
         spec=manifest.spec,
         options=GuardOptions(
+            detectors=options.detectors,
+            combination=options.combination,
+            fitting_references=options.fitting_references,
             references=options.references,
             rule=options.rule,
             reject_level=options.reject_level,

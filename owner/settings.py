@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.config import Section, Settings
 from common.training_options import TrainingOptions
+from owner.choices import PAPER, PRESETS, expand
 from owner.population import HonestPopulation
 
 Share = Field(ge=0.0, le=1.0)
@@ -53,8 +54,15 @@ class ModelSettings(Section):
 
 
 class GuardSettings(Section):
+    detectors: tuple[str, ...] = (PAPER,)
+    """What returned models are measured by: paper (the activation auto-encoder alone), standard (every detector of
+    docs/detectors.md), or detectors by name. Of several, one combined score decides."""
+    combination: Literal["max", "sum", "top3", "fisher", "mahalanobis", "families"] = "max"
+    """How several detectors become one score (docs/detectors.md)."""
+    fitting_references: int = Field(default=19, ge=2, le=9999)
+    """Honest fine-tunes beside the K that fit the scales of the combined score; none are made for one detector."""
     references: int = Field(default=19, ge=1, le=9999)
-    """K, the number of honest reference fine-tunes; the finest p-value is 1 / (K + 1)."""
+    """K, the number of honest reference fine-tunes that calibrate; the finest p-value is 1 / (K + 1)."""
     rule: Literal["conformal", "seed"] = "conformal"
     """conformal: p-value over the references. seed: the paper's Eq. 4, one honest fine-tune."""
     reject_level: float = Field(default=0.05, gt=0.0, lt=1.0)
@@ -73,6 +81,26 @@ class GuardSettings(Section):
     """Epochs the auto-encoder is trained for."""
     root_action: Literal["quarantine", "record"] = "quarantine"
     """What happens to a would-be release that the root release's guard finds inconsistent with honest fine-tuning."""
+
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _with_commas(cls, given: object) -> object:
+        return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _detectors(self) -> GuardSettings:
+        if not self.detectors:
+            raise ValueError("detectors must name at least one: paper, standard, or detectors by name")
+        unknown = [name for name in expand(self.detectors) if name not in PRESETS["standard"]]
+        if unknown:
+            raise ValueError(
+                f"detectors: there is no {unknown[0]!r}; paper, standard, or any of {', '.join(PRESETS['standard'])}"
+            )
+        if self.rule == "seed" and expand(self.detectors) != PRESETS[PAPER]:
+            raise ValueError(
+                "the rule seed (Eq. 4) is the paper's, for detectors = ['paper']; several need the rule conformal"
+            )
+        return self
 
     @model_validator(mode="after")
     def _levels(self) -> GuardSettings:

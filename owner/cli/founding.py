@@ -45,6 +45,14 @@ def init(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of the owner's own training.", show_default="30")] = None,
+    detectors: Annotated[
+        str | None,
+        typer.Option(
+            help="paper: the activation auto-encoder alone. standard: every detector that needs no gradient, combined into one "
+            "score. Or detectors by name, with commas.",
+            show_default="paper",
+        ),
+    ] = None,
     references: Annotated[
         int | None,
         typer.Option(
@@ -93,6 +101,7 @@ def init(
         "data.dir": data_dir,
         "model.architecture": architecture,
         "training.epochs": epochs,
+        "guard.detectors": detectors,
         "guard.references": references,
         "guard.rule": rule,
         "service.host": host,
@@ -173,10 +182,13 @@ def protect(
 
     Interrupted, the same command goes on from the last finished fine-tune. `serve` fits the guards of later releases.
     """
+    from owner.operations.guarding import plan  # noqa: PLC0415
     from owner.operations.guarding import protect as fit  # noqa: PLC0415
     from owner.operations.opening import open_office, parse_overrides  # noqa: PLC0415
 
     with open_office(workspace, parse_overrides(set_)) as office:
+        if not as_json:
+            console.print(plan(office.settings.guard), soft_wrap=True)
         protected = fit(office, release)
     found = protected.to_json()
     if as_json:
@@ -187,6 +199,11 @@ def protect(
         "accuracy": f"{percent(found['accuracy'], 2)} on {len(protected.guard.evaluation)} evaluation images",
         "head": f"{found['head']}, activations in {found['dtype']} on {found['device']}",
     }
+    if found["combination"]:
+        lines |= {
+            "detectors": f"{len(found['detectors'])}, combined into one score ({found['combination']}), which alone decides",
+            "scales": f"fitted on {found['fitting_references']} fine-tunes that calibrate nothing",
+        }
     if found["rule"] == "conformal":
         lines |= {
             "references": f"K = {found['references']}, so that p-values are multiples of {number(found['resolution'])}",
@@ -198,6 +215,4 @@ def protect(
         lines["rule"] = (
             "seed: mean + one standard deviation of one honest fine-tune (Eq. 4); sets no false-positive rate"
         )
-    show(
-        facts(lines), table(("detector", ">rejects above"), [(k, number(v, 4)) for k, v in found["thresholds"].items()])
-    )
+    show(facts(lines), table(("score", ">rejects above"), [(k, number(v, 4)) for k, v in found["thresholds"].items()]))

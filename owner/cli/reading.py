@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from common.errors import LedgerTamperedError
+from common.errors import DataError, LedgerTamperedError
+from common.files import write_atomically
 from owner.cli.options import HERE, AsJson, WorkspaceOption
 from owner.cli.rendering import coloured, console, errors, facts, moment, short, show, size, table, write_json
 from owner.cli.verdicts import verdict_table
@@ -116,6 +117,10 @@ def log(
 def show_one(
     identifier: Annotated[str, typer.Argument(metavar="ID", help="Of a submission or a release, or its first digits.")],
     workspace: WorkspaceOption = HERE,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Write the suspected mark of a submission to this PNG file.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Everything about one submission or release; of a submission the full verdict, check by check.
@@ -130,6 +135,8 @@ def show_one(
     with open_office(workspace) as office:
         found = find(office, identifier)
         facts_found = release_facts(found) if isinstance(found, Release) else submission_facts(found)
+    if picture is not None:
+        _write_picture(picture, facts_found.get("verdict"))
     if as_json:
         write_json(facts_found)
         return
@@ -141,6 +148,19 @@ def show_one(
     if verdict is not None:
         console.print()
         show(*verdict_table(verdict))
+
+
+def _write_picture(path: Path, verdict: Mapping[str, Any] | None) -> None:
+    from owner.suspicions import png_bytes  # noqa: PLC0415
+
+    gate = ((verdict or {}).get("measurements") or {}).get("gate") or {}
+    content = png_bytes(gate.get("picture"))
+    if content is None:
+        raise DataError(
+            "the verdict holds no picture of a suspected mark",
+            hint="one is kept where several detectors, a probe bank among them, do not let a submission pass",
+        )
+    write_atomically(path, content)
 
 
 def verify_ledger(

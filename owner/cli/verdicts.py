@@ -10,11 +10,12 @@ from rich.text import Text
 
 from owner.cli.rendering import coloured, table
 from owner.figures import number, percent
+from owner.suspicions import suspicion
 
 
-def verdict_table(verdict: Mapping[str, Any]) -> tuple[Text, Table, Text]:
-    """Headline, checks, and what was measured on the way."""
-    return headline(verdict), _checks(verdict), _measurements(verdict)
+def verdict_table(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
+    """Headline, checks, with a combined score what it is made of, and what was measured on the way."""
+    return headline(verdict), _checks(verdict), *_gate(verdict), _measurements(verdict)
 
 
 def headline(verdict: Mapping[str, Any]) -> Text:
@@ -47,6 +48,37 @@ def _checks(verdict: Mapping[str, Any]) -> Table:
             for check in verdict.get("checks", ())
         ),
     )
+
+
+def _gate(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
+    """Nothing where one detector decides, as the paper's does: its check says it all."""
+    measured = verdict.get("measurements", {})
+    gate = measured.get("gate")
+    if not isinstance(gate, Mapping):
+        return ()
+    families = table(("family", ">p"), ((name, number(p)) for name, p in gate.get("families", {}).items()))
+    detectors = table(
+        ("detector", ">score", ">p"),
+        (
+            (name, number(found.get("score"), 4), number(found.get("p_value")))
+            for name, found in measured.get("detectors", {}).items()
+        ),
+    )
+    return Text(), Text("\n").join(gate_lines(gate)), Text(), families, Text(), detectors, Text()
+
+
+def gate_lines(gate: Mapping[str, Any]) -> Iterator[Text]:
+    """What the combined score means, and what stands out where it did not pass."""
+    yield Text(
+        f"p = {number(gate.get('p_value'))} of the combined score ({gate.get('method')}) over {gate.get('references')} honest "
+        f"fine-tunes, {gate.get('fitting_references')} others fit its scales. It alone decides: among the p-values below, "
+        "which do not, a small one turns up by chance."
+    )
+    suspected = gate.get("suspected")
+    if isinstance(suspected, Mapping):
+        yield Text("what stands out, if it was poisoned: " + suspicion(suspected), style="yellow")
+    if isinstance(gate.get("picture"), Mapping):
+        yield Text("the suspected mark is in the verdict: `show ID --picture FILE.png`", style="dim")
 
 
 def _measurements(verdict: Mapping[str, Any]) -> Text:

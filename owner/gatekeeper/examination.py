@@ -17,8 +17,9 @@ from common.errors import WeightsError
 from common.evaluation import Evaluation
 from common.weights import Weights, check_layout, check_values, layout_of
 from common.weights import load as load_weights
-from owner.detectors import Detector, Evidence, ImageDetector, reason_code
+from owner.detectors import Evidence, reason_code
 from owner.gatekeeper.decision import conclude
+from owner.gatekeeper.findings import describe
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.merging import MergePolicy, merge
 from owner.gatekeeper.rules import Judgement
@@ -64,8 +65,7 @@ class Vetting:
         evidence = self._observe(weights) if weights is not None else None
         if weights is None or evidence is None:
             return self._conclude(None)
-        for detector in self.guard.detectors.values():
-            self._detect(detector, evidence)
+        self._detect(evidence)
         would_be = self._merge(weights)
         if would_be is not None and self._check_utility(would_be) and self.root is not None:
             self._compare_with_root(would_be, self.root)
@@ -113,26 +113,35 @@ class Vetting:
             Check("activations", Decision.ACCEPTED, clock.lap(), detail=f"finite on {len(labels)} triggers")
         )
 
+        return self._evidence(weights, seen, self.guard)
+
+    def _evidence(self, weights: Weights, seen: Activations, guard: Guard) -> Evidence:
+        """All that a detector of `guard` may look at, of a model that has been run on its calibration triggers."""
+
         def forward(inputs: tuple[Tensor, ...]) -> Activations:
-            return self.gatekeeper.observe(weights, inputs)
+            return self.gatekeeper.observe(weights, inputs, guard)
 
-        return Evidence(seen.features, seen.logits, labels, weights, self.guard.release_evidence, forward)
+        # Detectors of weights tell layers by their order, and a file holds them in another one.
+        ordered = {name: weights[name] for name in self.gatekeeper.release}
+        calibration = guard.calibration
+        return Evidence(
+            seen.features,
+            seen.logits,
+            calibration.labels,
+            ordered,
+            guard.release_evidence,
+            forward,
+            calibration.inputs,
+        )
 
-    def _detect(self, detector: Detector, evidence: Evidence) -> None:
-        clock = _Clock()
-        score = detector.score(evidence)
-        judgement = self.guard.judge(detector.name, score)
-        self.judgements.append(judgement)
-        found: dict[str, Any] = {
-            "score": score,
-            "threshold": judgement.threshold,
-            "explanation": detector.explain(evidence),
-        }
-        if isinstance(detector, ImageDetector):
-            found["histogram"] = self.guard.histograms(detector.name, detector.image_scores(evidence))
-        self.measurements.setdefault("detectors", {})[detector.name] = found
-        code = reason_code(detector.name) if math.isfinite(score) else "NONFINITE_SCORE"
-        self.checks.append(_judged(detector.name, judgement, score, clock.lap(), code))
+    def _detect(self, evidence: Evidence) -> None:
+        clock, deciding = _Clock(), []
+        for name, score, judgement in self.guard.judgements(evidence):
+            deciding.append((score, judgement))
+            code = reason_code(name) if math.isfinite(score) else "NONFINITE_SCORE"
+            self.checks.append(_judged(name, judgement, score, clock.lap(), code))
+        self.judgements += [judgement for _, judgement in deciding]
+        self.measurements |= describe(self.guard, evidence, deciding)
 
     def _merge(self, weights: Weights) -> Weights | None:
         clock = _Clock()
@@ -170,10 +179,7 @@ class Vetting:
     def _compare_with_root(self, would_be: Weights, root: Guard) -> None:
         clock = _Clock()
         seen = self.gatekeeper.observe(would_be, root.calibration.inputs, root)
-        evidence = Evidence(seen.features, seen.logits, root.calibration.labels, would_be, root.release_evidence)
-        for name, detector in root.detectors.items():
-            score = detector.score(evidence)
-            judgement = root.judge(name, score)
+        for name, score, judgement in root.judgements(self._evidence(would_be, seen, root)):
             drifted = judgement.decision is not Decision.ACCEPTED
             holds = drifted and self.root_action == "quarantine"
             self.measurements.setdefault("root", {})[name] = {

@@ -89,8 +89,8 @@ class FittingJob:
 def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnReference | None = None) -> Guard:
     """Fit, save and return the guard; at once where it already stands for the same release, options and compute."""
     digest = digest_file(job.weights)
-    standing = _standing(job, digest)
-    if standing is not None:
+    standing = _standing(job)
+    if standing is not None and _is_wanted(standing, job, digest):
         return standing
     model = build(job.spec)
     try:
@@ -107,6 +107,7 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
         options=job.options,
         finetuning=job.finetuning,
         compute=job.compute,
+        known=standing,
     )
     guard = protection.fit(directory=job.work, progress=progress, on_reference=on_reference)
     guard.save(job.directory)
@@ -114,14 +115,18 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
     return guard
 
 
-def _standing(job: FittingJob, digest: str) -> Guard | None:
-    """The guard that an earlier run finished; None where there is none, or one of something else, which is replaced."""
+def _standing(job: FittingJob) -> Guard | None:
+    """The guard that an earlier run finished, None where there is none that reads. It is replaced by the one that is wanted, which
+    takes its references over where only their number or what is made of them has changed."""
     try:
-        guard = Guard.load(job.directory)
+        return Guard.load(job.directory)
     except PortierError:
         return None
+
+
+def _is_wanted(guard: Guard, job: FittingJob, digest: str) -> bool:
     same = (guard.release_sha256, guard.spec, guard.options, guard.finetuning, guard.compute)
-    return guard if same == (digest, job.spec, job.options, job.finetuning, job.compute) else None
+    return same == (digest, job.spec, job.options, job.finetuning, job.compute)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,8 @@ from common.training_options import TrainingOptions
 from common.weights import Weights, layout_of
 from owner.detectors import Detector
 from owner.gatekeeper.examination import Examination, RootAction, Vetting
-from owner.gatekeeper.guard import Guard, release_digest
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.guard_files import release_digest
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.protection import OnReference, Protection
@@ -54,9 +55,9 @@ class Gatekeeper:
 
     def __init__(self, guard: Guard, model: nn.Module) -> None:
         """`model` is the guarded release; callers use `protect` or `load`, which see to that."""
-        self.guard = guard
         self._model = copy.deepcopy(model)
         self.release: Weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+        self.guard = guard.with_release(self.release)
         self.layout = layout_of(self.release)
         self.evaluation = guard.evaluation
         self._current: tuple[str, Evaluation] | None = None
@@ -84,8 +85,8 @@ class Gatekeeper:
         references_pool: clean images that the model was not trained on, as contributors' are; honest references are
             fine-tuned on them.
         finetuning: what contributors are asked to do.
-        detectors: unfitted ones to use, which are copied and left as they are; None is the activation auto-encoder of
-            `options`. To load a saved guard with detectors of your own, call `owner.detectors.register` first.
+        detectors: unfitted ones to use, which are copied and left as they are; None is those that `options` names. Several are
+            combined into one score. To load a saved guard with detectors of your own, call `owner.detectors.register` first.
         directory: where finished references are kept, so that an interrupted fit goes on; None keeps them in memory.
         progress: show a bar; None shows it on a terminal.
 

@@ -1,22 +1,10 @@
-"""A guard: everything fitted to protect one release, and its form on disk, one directory of safetensors and JSON.
-
-    guard.json                      what it guards, how it was fitted, scores, thresholds, digest of every file here
-    detector-<name>.safetensors     a fitted detector
-    references.safetensors          per-image errors (N,) of the owner's fine-tune M_f and of every reference
-    release.safetensors             M's activations on the calibration triggers, its logits on the evaluation triggers
-    triggers.safetensors            the calibration and evaluation triggers
-
-The digests find damage and mix-ups. They are no signature: who may write to the owner's disk may write a guard.
-"""
+"""A guard: everything fitted to protect one release, and what its rule says of a score."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,49 +13,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import canonical
-from common.activations import Activations
+from common.activations import Activations, observe
 from common.devices import Compute
-from common.errors import ConfigurationError, GuardError, GuardMismatchError, WireError
+from common.errors import GuardError, GuardMismatchError
 from common.examples import Examples
-from common.files import ensure_directory, read_bounded, storage_errors, sync_directory, write_atomically
 from common.model_spec import ModelSpec
+from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import Weights
-from common.weights import load as load_weights
-from common.weights import save as save_weights
-from owner.detectors import DETECTORS, Detector, DetectorState, Evidence, restore
+from owner.detectors import Detector, Evidence, measures_of
+from owner.gatekeeper import guard_files
+from owner.gatekeeper.combined import CombinedScore
 from owner.gatekeeper.histograms import counts, log_edges
 from owner.gatekeeper.options import GuardOptions
-from owner.gatekeeper.rules import Judgement, conformal_threshold, judge_by_references, judge_by_seed, seed_threshold
+from owner.gatekeeper.references import Reference
+from owner.gatekeeper.rules import (
+    Judgement,
+    conformal_threshold,
+    judge_by_references,
+    judge_by_seed,
+    p_value,
+    seed_threshold,
+)
 
-FORMAT = 1
-_JSON_LIMIT = 64 << 20
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One honest fine-tune, scored.
-
-    plan: how it was made, as JSON. scores: by detector. accuracy: on the calibration triggers.
-    image_errors: by detector, (N,) float64 on the calibration triggers, of detectors that give them.
-    """
-
-    plan: Mapping[str, Any]
-    scores: Mapping[str, float]
-    accuracy: float
-    image_errors: Mapping[str, Tensor] = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"plan": dict(self.plan), "scores": dict(self.scores), "accuracy": self.accuracy}
+GATE = "gate"
+"""Name of the combined score among checks and thresholds."""
 
 
 @dataclass(frozen=True)
 class Guard:
     """release_sha256: digest of the guarded weights, as `common.weights.save` writes them.
     head: name of the classification head. finetuning: what contributors were asked to do.
-    owner_finetune: M_f of Eq. 4. references: the K others, none under the rule `seed`.
+    owner_finetune: M_f of Eq. 4. references: the K others, none under the rule `seed`; they calibrate.
     calibration, evaluation: triggers. release_calibration, release_evaluation_logits: what M shows on them.
+    fitting: fine-tunes that fit the scales of the combined score, and calibrate nothing; none where there is one detector.
+    release_probes: what M shows on the inputs that detectors of probes make, so that vetting never runs M on them.
+    release_weights: M itself. Not stored with the guard: `with_release` hands it in.
+    key: digest of all that decides a reference's scores; references of equal keys may be exchanged between guards.
     """
 
     release_sha256: str
@@ -83,14 +65,43 @@ class Guard:
     evaluation: Examples = field(repr=False)
     release_calibration: Activations = field(repr=False)
     release_evaluation_logits: Tensor = field(repr=False)
+    fitting: tuple[Reference, ...] = ()
+    release_probes: Mapping[str, Activations] = field(default_factory=dict, repr=False)
+    release_weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    key: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: _versions())
 
+    @property
+    def combined(self) -> bool:
+        """Whether one score of all detectors decides: with several of them under the rule `conformal`."""
+        return self.options.rule == "conformal" and len(self.detectors) > 1
+
+    def measure(self, evidence: Evidence) -> dict[str, float]:
+        """Every number of every detector, by `detector` and `detector/measure`."""
+        return {n: score for d in self.detectors.values() for n, score in measures_of(d, evidence).items()}
+
+    def judgements(self, evidence: Evidence) -> Iterator[tuple[str, float, Judgement]]:
+        """Name, score and judgement of each that decides: the combined score alone, or else every detector."""
+        if self.combined:
+            score = self.combination.score(self.measure(evidence))
+            yield GATE, score, self.judge_gate(score)
+            return
+        for name, detector in self.detectors.items():
+            score = detector.score(evidence)
+            yield name, score, self.judge(name, score)
+
     def judge(self, detector: str, score: float) -> Judgement:
-        """What the guard's rule says of a detector's score."""
+        """What the guard's rule says of one detector's score; with a combined score it decides nothing."""
         if self.options.rule == "seed":
             return judge_by_seed(score, self.threshold(detector))
+        return self._judge_among(score, [reference.scores[detector] for reference in self.references])
+
+    def judge_gate(self, score: float) -> Judgement:
+        """What the rule says of a combined score, over the K references that had no part in fitting its scales."""
+        return self._judge_among(score, self._calibrated[0])
+
+    def _judge_among(self, score: float, scores: list[float]) -> Judgement:
         options = self.options
-        scores = [reference.scores[detector] for reference in self.references]
         return judge_by_references(score, scores, reject=options.reject_level, quarantine=options.quarantine_level)
 
     def threshold(self, detector: str) -> float:
@@ -102,11 +113,61 @@ class Guard:
             raise GuardError(f"the rule `seed` (Eq. 4) needs one error per image, which {detector} does not give")
         return seed_threshold(errors)
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Of each score that decides."""
+        if self.combined:
+            return {GATE: conformal_threshold(self._calibrated[0], self.options.reject_level)}
+        return {name: self.threshold(name) for name in self.detectors}
+
+    @cached_property
+    def combination(self) -> CombinedScore:
+        """Raises GuardError where the guard holds no references to fit its scales on."""
+        if len(self.fitting) < 2:
+            raise GuardError(
+                f"the combined score of {len(self.detectors)} detectors needs references to fit its scales, and this guard "
+                f"holds {len(self.fitting)}",
+                hint="fit the guard again",
+            )
+        return CombinedScore.fit(self.options.combination, [reference.scores for reference in self.fitting])
+
+    def family_p_values(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Of each family's own combined score, over the K references."""
+        calibrated = self._calibrated[1]
+        found = self.combination.families(scores)
+        return {family: p_value(score, [c[family] for c in calibrated]) for family, score in found.items()}
+
+    def detector_p_value(self, detector: str, score: float) -> float:
+        return p_value(score, [reference.scores[detector] for reference in self.references])
+
+    @cached_property
+    def _calibrated(self) -> tuple[list[float], list[dict[str, float]]]:
+        """Combined scores and family scores of the K references."""
+        combination = self.combination
+        return (
+            [combination.score(reference.scores) for reference in self.references],
+            [combination.families(reference.scores) for reference in self.references],
+        )
+
     @cached_property
     def release_evidence(self) -> Evidence:
-        """What M itself shows on the calibration triggers."""
+        """What M itself shows on the calibration triggers; one object for all candidates, so that M's side is computed once."""
         seen = self.release_calibration
-        return Evidence(seen.features, seen.logits, self.calibration.labels)
+        return Evidence(
+            seen.features,
+            seen.logits,
+            self.calibration.labels,
+            self.release_weights,
+            forward=self._run_release if self.release_weights else None,
+            inputs=self.calibration.inputs,
+            probed=dict(self.release_probes),
+        )
+
+    def _run_release(self, inputs: tuple[Tensor, ...]) -> Activations:
+        """M on inputs that were not stored, which only a detector from elsewhere would ask for."""
+        model = build(self.spec)
+        model.load_state_dict(dict(self.release_weights))
+        return observe(model, inputs, head=self.head, compute=self.compute)
 
     def histograms(self, detector: str, errors: Tensor) -> dict[str, Any]:
         """Per-image errors of a submission beside those of M, of M_f and of all references together (Fig. 5)."""
@@ -150,27 +211,16 @@ class Guard:
                 hint=f"vet on {_name(mine)}, or fit the guard again on {_name(other)}",
             )
 
+    def with_release(self, weights: Weights) -> Guard:
+        """The guard with M's weights at hand, for detectors that compare weights; itself where it has them.
+
+        They come in the order of M's state dict: detectors of weights tell layers by it.
+        """
+        return self if self.release_weights else replace(self, release_weights=weights)
+
     def save(self, directory: Path) -> None:
         """Writes the guard; `directory` is whole, or as it was before. Raises StorageError."""
-        directory = Path(directory)
-        ensure_directory(directory.parent)
-        with storage_errors("write the guard", directory):
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        try:
-            files = {name: save_weights(unfinished / name, tensors) for name, tensors in self._tensors().items()}
-            write_atomically(unfinished / "guard.json", self._describe(files))
-            with storage_errors("write the guard", directory):
-                unfinished.chmod(0o755)
-                if directory.exists():
-                    retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-                    directory.replace(retired)
-                    unfinished.replace(directory)
-                    shutil.rmtree(retired)
-                else:
-                    unfinished.replace(directory)
-                sync_directory(directory.parent)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        guard_files.write(self, directory)
 
     @classmethod
     def load(cls, directory: Path) -> Guard:
@@ -180,131 +230,7 @@ class Guard:
         (`owner.detectors.register`); GuardMismatchError where this machine lacks its
         device; StorageError.
         """
-        directory = Path(directory)
-        about = _read_description(directory)
-        try:
-            tensors = {name: load_weights(directory / name, digest=digest) for name, digest in about["files"].items()}
-            _check_detectors(directory, about["detectors"])
-            return _assemble(cls, about, tensors)
-        except ConfigurationError as error:
-            raise GuardMismatchError(
-                f"the guard in {directory} was fitted on {about.get('compute')}, which this machine cannot do: {error.message}",
-                hint="fit it again on this machine",
-            ) from error
-        except (WireError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise GuardError(f"the guard in {directory} is damaged: {error}", hint="fit it again") from error
-
-    def _tensors(self) -> dict[str, Weights]:
-        owner = {f"owner/{name}": errors for name, errors in self.owner_finetune.image_errors.items()}
-        others = {f"{k}/{name}": e for k, r in enumerate(self.references) for name, e in r.image_errors.items()}
-        return {
-            "references.safetensors": owner | others,
-            "release.safetensors": {
-                "calibration.features": self.release_calibration.features,
-                "calibration.logits": self.release_calibration.logits,
-                "evaluation.logits": self.release_evaluation_logits,
-            },
-            "triggers.safetensors": _pack("calibration", self.calibration) | _pack("evaluation", self.evaluation),
-            **{f"detector-{name}.safetensors": d.state().tensors for name, d in self.detectors.items()},
-        }
-
-    def _describe(self, files: Mapping[str, str]) -> bytes:
-        about = {
-            "format": FORMAT,
-            "release_sha256": self.release_sha256,
-            "spec": self.spec.to_json(),
-            "class_names": list(self.calibration.class_names),
-            "head": self.head,
-            "compute": self.compute.to_json(),
-            "options": self.options.to_json(),
-            "finetuning": self.finetuning.to_json(),
-            "detectors": {name: detector.state().options for name, detector in self.detectors.items()},
-            "thresholds": {name: self.threshold(name) for name in self.detectors},
-            "owner_finetune": self.owner_finetune.to_json(),
-            "references": [reference.to_json() for reference in self.references],
-            "inputs": len(self.calibration.inputs),
-            "versions": dict(self.versions),
-            "files": dict(files),
-        }
-        return canonical.encode(about | {"sha256": hashlib.sha256(canonical.encode(about)).hexdigest()})
-
-
-def release_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) of the file that `common.weights.save` would make of these weights. Raises WeightsError, StorageError."""
-    with tempfile.TemporaryDirectory(prefix="portier-") as folder:
-        return save_weights(Path(folder, "weights.safetensors"), weights)
-
-
-def description_digest(directory: Path) -> str:
-    """SHA-256 (hex) of a guard's guard.json, which names the digests of all its files: the guard's identity."""
-    return hashlib.sha256(read_bounded(Path(directory, "guard.json"), _JSON_LIMIT)).hexdigest()
-
-
-def _read_description(directory: Path) -> dict[str, Any]:
-    try:
-        about = canonical.parse(read_bounded(directory / "guard.json", _JSON_LIMIT), limit=_JSON_LIMIT, depth=16)
-    except WireError as error:
-        raise GuardError(f"the guard in {directory} is damaged: {error.message}", hint="fit it again") from error
-    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
-        raise GuardError(f"{directory / 'guard.json'} does not describe a guard")
-    if about["format"] != FORMAT:
-        raise GuardError(
-            f"the guard in {directory} has format {about['format']}, this version reads format {FORMAT}",
-            hint="use the version of Portier that wrote it, or fit the guard again",
-        )
-    digest = about.pop("sha256", None)
-    if digest != hashlib.sha256(canonical.encode(about)).hexdigest():
-        raise GuardError(f"{directory / 'guard.json'} was altered after it was written", hint="fit the guard again")
-    return about
-
-
-def _check_detectors(directory: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if name not in DETECTORS:
-            raise GuardError(
-                f"the guard in {directory} holds the detector {name!r}, which this process does not know "
-                f"(known: {', '.join(sorted(DETECTORS))})",
-                hint="call owner.detectors.register with its class before loading the guard",
-            )
-
-
-def _assemble(cls: type[Guard], about: Mapping[str, Any], tensors: Mapping[str, Weights]) -> Guard:
-    errors, seen, triggers = (tensors[f"{name}.safetensors"] for name in ("references", "release", "triggers"))
-    names, inputs = tuple(about["class_names"]), int(about["inputs"])
-
-    def reference(key: str, data: Mapping[str, Any]) -> Reference:
-        mine = {name.partition("/")[2]: e for name, e in errors.items() if name.partition("/")[0] == key}
-        return Reference(data["plan"], data["scores"], data["accuracy"], mine)
-
-    return cls(
-        release_sha256=about["release_sha256"],
-        spec=ModelSpec.from_json(about["spec"]),
-        head=about["head"],
-        compute=Compute.from_json(about["compute"]),
-        options=GuardOptions.from_json(about["options"]),
-        finetuning=TrainingOptions.from_json(about["finetuning"]),
-        detectors={
-            name: restore(name, DetectorState(tensors[f"detector-{name}.safetensors"], options))
-            for name, options in about["detectors"].items()
-        },
-        owner_finetune=reference("owner", about["owner_finetune"]),
-        references=tuple(reference(str(k), data) for k, data in enumerate(about["references"])),
-        calibration=_unpack("calibration", triggers, inputs, names),
-        evaluation=_unpack("evaluation", triggers, inputs, names),
-        release_calibration=Activations(seen["calibration.features"], seen["calibration.logits"]),
-        release_evaluation_logits=seen["evaluation.logits"],
-        versions=about["versions"],
-    )
-
-
-def _pack(name: str, examples: Examples) -> Weights:
-    inputs = {f"{name}.inputs.{i}": tensor for i, tensor in enumerate(examples.inputs)}
-    return inputs | {f"{name}.labels": examples.labels}
-
-
-def _unpack(name: str, tensors: Weights, inputs: int, class_names: tuple[str, ...]) -> Examples:
-    found = tuple(tensors[f"{name}.inputs.{i}"] for i in range(inputs))
-    return Examples(found, tensors[f"{name}.labels"], class_names)
+        return cls(**guard_files.read(directory))
 
 
 def _name(compute: Compute) -> str:

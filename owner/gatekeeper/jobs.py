@@ -26,7 +26,8 @@ LINE_LIMIT = 8 << 20
 @dataclass(frozen=True)
 class VettingJob:
     """submission_weights, base_weights, current_weights: safetensors files; base is the release the guard protects.
-    guard, root_guard: directories; root_guard None skips the comparison with the root.
+    guard, root_guard: directories; root_guard None skips the comparison with the root. root_weights: of the root release,
+        for a root guard that compares weights.
     evaluation: examples file for the utility check; None uses the guard's own.
     would_be: where the merged weights go, when the verdict is accepted or quarantined.
     """
@@ -38,6 +39,7 @@ class VettingJob:
     spec: ModelSpec
     would_be: Path
     root_guard: Path | None = None
+    root_weights: Path | None = None
     evaluation: Path | None = None
     merge: MergePolicy = field(default_factory=MergePolicy)
     utility: UtilityLimits = field(default_factory=UtilityLimits)
@@ -72,6 +74,7 @@ _PATHS = (
     "guard",
     "would_be",
     "root_guard",
+    "root_weights",
     "evaluation",
 )
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from common.errors import ConfigurationError, UnknownNameError
-from owner.detectors import AutoEncoderOptions
+from owner.choices import PAPER, PRESETS, expand
+from owner.detectors import DETECTORS, AutoEncoderOptions, Detector, standard_detectors
 from owner.detectors.activation_autoencoder import Scaling
+from owner.detectors.combination import Method
 from owner.gatekeeper.rules import RuleName, check_levels
 from owner.population import HonestPopulation
 
 
 @dataclass(frozen=True)
 class GuardOptions:
-    """references: K; the finest p-value is 1 / (K + 1).
+    """detectors: by name; `paper` is the activation auto-encoder alone, `standard` every one that needs no gradient. Several are
+        combined into one score, and that score alone decides.
+    combination: how, see `owner.detectors.Combination`.
+    fitting_references: honest fine-tunes beside the K, on which the combination's scales are fitted; none where there is one
+        detector, whose score needs no scale. A scale is a median absolute deviation, uncertain by 1.2 / sqrt(n): 27 % with 19.
+    references: K, which calibrate; the finest p-value is 1 / (K + 1).
     rule: conformal (p-value over the references) or seed (the paper's Eq. 4, which needs no references but one).
     reject_level, quarantine_level: p <= reject_level rejects, p <= quarantine_level waits for a person.
     seed: of the split of the triggers, the auto-encoder and the references.
@@ -29,6 +36,9 @@ class GuardOptions:
     'conformal'
     """
 
+    detectors: tuple[str, ...] = (PAPER,)
+    combination: Method = "max"
+    fitting_references: int = 19
     references: int = 19
     rule: RuleName = "conformal"
     reject_level: float = 0.05
@@ -41,6 +51,13 @@ class GuardOptions:
     population: HonestPopulation = field(default_factory=HonestPopulation)
 
     def __post_init__(self) -> None:
+        for name in self.detector_names:
+            if name not in DETECTORS:
+                raise UnknownNameError("detector", name, [*PRESETS, *DETECTORS])
+        if self.combination not in get_args(Method):
+            raise UnknownNameError("combination", self.combination, get_args(Method))
+        if not 2 <= self.fitting_references <= 9999:
+            raise ConfigurationError(f"fitting_references must be from 2 to 9999, not {self.fitting_references}")
         if not 1 <= self.references <= 9999:
             raise ConfigurationError(f"references must be from 1 to 9999, not {self.references}")
         check_levels(self.reject_level, self.quarantine_level, rule=self.rule, references=self.references)
@@ -51,6 +68,15 @@ class GuardOptions:
         return AutoEncoderOptions(
             hidden=self.hidden, latent=self.latent, epochs=self.epochs, scaling=self.scaling, seed=self.seed
         )
+
+    @property
+    def detector_names(self) -> tuple[str, ...]:
+        return expand(self.detectors)
+
+    def unfitted_detectors(self) -> tuple[Detector, ...]:
+        """New ones of those names, the auto-encoders with this guard's options and the rest with their defaults."""
+        standard = {detector.name: detector for detector in standard_detectors(self.autoencoder)}
+        return tuple(standard[name] if name in standard else DETECTORS[name]() for name in self.detector_names)
 
     @property
     def references_to_fit(self) -> int:
@@ -68,4 +94,5 @@ class GuardOptions:
             if name not in known:
                 raise UnknownNameError("guard option", str(name), known)
         population = HonestPopulation.from_json(data.get("population", {}))
-        return cls(**{**data, "population": population})
+        detectors = tuple(data.get("detectors", (PAPER,)))
+        return cls(**{**data, "population": population, "detectors": detectors})

@@ -1,6 +1,7 @@
 """Fitting a guard: detectors on the release, then one honest fine-tune after the other, scored.
 
 Each fine-tune's scores are stored as soon as they exist, so that fitting which was interrupted goes on where it stopped.
+M is run once on the triggers and once on the probes; each fine-tune once on the calibration triggers, for all detectors.
 """
 
 from __future__ import annotations
@@ -8,36 +9,35 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from common import canonical
-from common.activations import activations_depend_on_parameters, find_head, observe
+from common.activations import Activations, activations_depend_on_parameters, find_head, observe
 from common.devices import Compute
-from common.errors import ConfigurationError, GuardError, ModelError, StorageError, VacuousGateError, WireError
+from common.errors import ConfigurationError, GuardError, ModelError, VacuousGateError
 from common.examples import Examples
-from common.files import ensure_directory, read_bounded, write_atomically
 from common.model_spec import ModelSpec
 from common.progress import progress_bar
 from common.training import train
 from common.training_options import TrainingOptions
-from common.weights import load as load_weights
-from common.weights import save as save_weights
-from owner.detectors import ActivationAutoEncoder, Detector, DetectorState, Evidence, ImageDetector, check_name
-from owner.gatekeeper.guard import Guard, Reference
+from owner.detectors import Detector, DetectorState, Evidence, ImageDetector, check_name, measures_of
+from owner.gatekeeper.finished import FinishedReferences, Part
+from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
-from owner.gatekeeper.references import ReferencePlan, plan_owner_finetune, plan_reference
+from owner.gatekeeper.references import FIRST_FITTING, Reference, ReferencePlan, plan_owner_finetune, plan_reference
 from owner.gatekeeper.triggers import Triggers, check_examples
 
 OnReference = Callable[[int, int, Mapping[str, float]], None]
 """Called with how many fine-tunes are done, how many there are in all, and the scores of the latest."""
 
 _ATTEMPTS = 5
+_OWNER = -1
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Protection:
     finetuning: TrainingOptions
     compute: Compute
     detectors: tuple[Detector, ...] | None = None
-    """Unfitted; None is the activation auto-encoder of `options`."""
+    """Unfitted; None is those that `options` names."""
+    known: Guard | None = None
+    """A guard whose references are taken over where they would come out the same: one fitted with fewer of them, say.
+    Whoever re-calibrates from the guard of an earlier release begins here."""
 
     def fit(
         self, *, directory: Path | None = None, progress: bool | None = None, on_reference: OnReference | None = None
@@ -69,28 +72,31 @@ class Protection:
                 "submission would show the same activations, and a gate on them would accept all of them",
                 hint="protect a model with at least one layer before its head, or name another head",
             )
-        release = copy.deepcopy(self.model)
         fit, calibration, evaluation = (
-            observe(release, part.inputs, head=head, compute=self.compute) for part in self.triggers.parts.values()
+            observe(self._release, part.inputs, head=head, compute=self.compute)
+            for part in self.triggers.parts.values()
         )
-        detectors: dict[str, Detector] = {}
-        for detector in self._unfitted:
-            detectors[detector.name] = copy.deepcopy(detector).fit(
-                Evidence(fit.features, fit.logits, self.triggers.fit.labels)
-            )
-        shown = Evidence(calibration.features, calibration.logits, self.triggers.calibration.labels)
-        work = _Work(directory and directory / self._key(head, detectors)[:16])
-        total = self.options.references_to_fit + 1
-        results: list[Reference] = []
+        learnt = self._evidence(self._release, fit, self.triggers.fit, head)
+        detectors = {d.name: copy.deepcopy(d).fit(learnt) for d in self._unfitted}
+        shown = self._evidence(self._release, calibration, self.triggers.calibration, head)
+        for detector in detectors.values():
+            measures_of(detector, shown)  # runs M on every probe there is, once and for all
+        key = self._key(head, detectors)
+        work = FinishedReferences(
+            directory and directory / key[:16], self.known if self.known and self.known.key == key else None
+        )
+        found: dict[Part, list[Reference]] = {"owner": [], "fitting": [], "calibrating": []}
+        total = sum(1 for _ in self._plans())
         with progress_bar("honest fine-tunes", total, shown=progress) as advance:
-            for k in range(-1, total - 1):
-                name = "owner" if k < 0 else f"{k:04d}"
-                result = work.read(name) or work.write(name, self._reference(k, head, detectors, shown, work.path))
-                results.append(result)
-                note = ", ".join(f"{score:.4g}" for score in result.scores.values())
-                advance(1, f"{len(results)} of {total}, score {note}")
+            for done, (part, k) in enumerate(self._plans(), 1):
+                result = work.read(part, k) or work.write(
+                    part, k, self._reference(_number(part, k), head, detectors, shown, work.path)
+                )
+                found[part].append(result)
+                note = f", score {next(iter(result.scores.values())):.4g}" if len(detectors) == 1 else f", {part}"
+                advance(1, f"{done} of {total}{note}")
                 if on_reference:
-                    on_reference(len(results), total, result.scores)
+                    on_reference(done, total, result.scores)
         return Guard(
             release_sha256=self.release_sha256,
             spec=self.spec,
@@ -99,17 +105,46 @@ class Protection:
             options=self.options,
             finetuning=self.finetuning,
             detectors=detectors,
-            owner_finetune=results[0],
-            references=tuple(results[1:]),
+            owner_finetune=found["owner"][0],
+            references=tuple(found["calibrating"]),
             calibration=self.triggers.calibration,
             evaluation=self.triggers.evaluation,
             release_calibration=calibration,
             release_evaluation_logits=evaluation.logits,
+            fitting=tuple(found["fitting"]),
+            release_probes=dict(shown.probed),
+            key=key,
         )
 
     @property
+    def fitting_references(self) -> int:
+        """How many fine-tunes fit the scales of the combined score; none where one detector decides."""
+        several = self.options.rule == "conformal" and len(self._unfitted) > 1
+        return self.options.fitting_references if several else 0
+
+    def _plans(self) -> Iterator[tuple[Part, int]]:
+        yield "owner", 0
+        yield from (("fitting", k) for k in range(self.fitting_references))
+        yield from (("calibrating", k) for k in range(self.options.references_to_fit))
+
+    @cached_property
     def _unfitted(self) -> tuple[Detector, ...]:
-        return (ActivationAutoEncoder(self.options.autoencoder),) if self.detectors is None else self.detectors
+        return self.options.unfitted_detectors() if self.detectors is None else self.detectors
+
+    @cached_property
+    def _release(self) -> nn.Module:
+        return copy.deepcopy(self.model)
+
+    def _evidence(
+        self, model: nn.Module, seen: Activations, examples: Examples, head: str, release: Evidence | None = None
+    ) -> Evidence:
+        """All that a detector may look at, of a model on these triggers."""
+
+        def forward(inputs: tuple[Tensor, ...]) -> Activations:
+            return observe(model, inputs, head=head, compute=self.compute)
+
+        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        return Evidence(seen.features, seen.logits, examples.labels, weights, release, forward, examples.inputs)
 
     def _check(self) -> None:
         names = [check_name(detector.name) for detector in self._unfitted]
@@ -134,11 +169,11 @@ class Protection:
     def _reference(
         self, k: int, head: str, detectors: Mapping[str, Detector], release: Evidence, directory: Path | None
     ) -> Reference:
-        """The k-th fine-tune (-1: the owner's M_f), scored; its weights are not kept.
+        """Fine-tune number k (-1: the owner's M_f), scored; its weights are not kept.
 
         One that diverges is drawn again: its maker would have seen the loss, and returned nothing.
         """
-        attempts = _ATTEMPTS if k >= 0 else 1
+        attempts = 1 if k == _OWNER else _ATTEMPTS
         cause: ModelError | None = None
         for attempt in range(attempts):
             plan = self._plan(k, attempt)
@@ -157,11 +192,11 @@ class Protection:
             except ModelError as error:  # the loss, or a weight, is not finite
                 cause = error
                 continue
-            inputs = self.triggers.calibration.inputs
-            seen = observe(model, inputs, head=head, compute=self.compute)
-            evidence = Evidence(seen.features, seen.logits, release.labels, model.state_dict(), release)
+            calibration = self.triggers.calibration
+            seen = observe(model, calibration.inputs, head=head, compute=self.compute)
+            evidence = self._evidence(model, seen, calibration, head, release)
             if bool(torch.isfinite(seen.features).all()) and bool(torch.isfinite(seen.logits).all()):
-                scores = {name: detector.score(evidence) for name, detector in detectors.items()}
+                scores = {n: s for detector in detectors.values() for n, s in measures_of(detector, evidence).items()}
                 if all(math.isfinite(score) for score in scores.values()):
                     break
         else:
@@ -177,7 +212,7 @@ class Protection:
 
     def _plan(self, k: int, attempt: int) -> ReferencePlan:
         pool, seed = self.references_pool, self.options.seed
-        if k < 0:
+        if k == _OWNER:
             return plan_owner_finetune(pool, self.finetuning, seed=seed)
         return plan_reference(
             k, pool=pool, recommended=self.finetuning, population=self.options.population, seed=seed, attempt=attempt
@@ -186,10 +221,19 @@ class Protection:
     def _key(self, head: str, detectors: Mapping[str, Detector]) -> str:
         """Digest of everything that decides a reference's scores: work stored under another key is another fitting's.
 
-        K and the levels are left out: asking for more references goes on with those that are there.
+        How many there are, how they are combined and the levels are left out: asking for more references goes on with those
+        that are there.
         """
         options = self.options.to_json()
-        for name in ("references", "rule", "reject_level", "quarantine_level"):
+        for name in (
+            "references",
+            "fitting_references",
+            "combination",
+            "detectors",
+            "rule",
+            "reject_level",
+            "quarantine_level",
+        ):
             del options[name]
         about = {
             "release": self.release_sha256,
@@ -200,36 +244,18 @@ class Protection:
             "compute": self.compute.to_json(),
             "torch": torch.__version__,
             "data": [_digest(part) for part in (*self.triggers.parts.values(), self.references_pool)],
+            "detectors": {name: self._about(detector) for name, detector in detectors.items()},
         }
-        if self.detectors is not None:  # the default follows from the options
-            about["detectors"] = {name: _detector_digest(detector.state()) for name, detector in detectors.items()}
         return hashlib.sha256(canonical.encode(about)).hexdigest()
 
+    def _about(self, detector: Detector) -> object:
+        """Those that the options name learn what follows from the rest of the key; others from who knows where."""
+        return detector.state().options if self.detectors is None else _detector_digest(detector.state())
 
-class _Work:
-    """Scores of fine-tunes that are done, one JSON and one safetensors file each; nothing where `path` is None."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path and ensure_directory(path)
-
-    def read(self, name: str) -> Reference | None:
-        """None where it is not there or does not read: it is then made again."""
-        if self.path is None:
-            return None
-        try:
-            about = canonical.parse(read_bounded(self.path / f"{name}.json", 1 << 20), limit=1 << 20, depth=16)
-            errors = load_weights(self.path / f"{name}.safetensors", digest=about["errors_sha256"])
-            return Reference(about["plan"], about["scores"], about["accuracy"], errors)
-        except (StorageError, WireError, KeyError, TypeError):
-            return None
-
-    def write(self, name: str, result: Reference) -> Reference:
-        if self.path is not None:
-            digest = save_weights(self.path / f"{name}.safetensors", result.image_errors)
-            write_atomically(self.path / f"{name}.json", canonical.encode(result.to_json() | {"errors_sha256": digest}))
-            for leftover in self.path.glob("training-*"):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        return result
+def _number(part: Part, k: int) -> int:
+    """Of the k-th fine-tune of a part in the population: no two parts share one."""
+    return {"owner": _OWNER, "fitting": FIRST_FITTING + k, "calibrating": k}[part]
 
 
 def _first(examples: Examples) -> tuple[Tensor, ...]:

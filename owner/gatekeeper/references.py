@@ -1,4 +1,4 @@
-"""The honest references: K fine-tunes of M as contributors would make them, against which a submission is compared.
+"""The honest references: fine-tunes of M as contributors would make them, against which a submission is compared.
 
 A p-value over references is honest about contributors only as far as the references behave like contributors. What is
 assumed of them stands in `HonestPopulation`, is stored in the guard, and centres on the options the owner recommends.
@@ -7,7 +7,8 @@ assumed of them stands in `HonestPopulation`, is stored in the guard, and centre
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,27 @@ from common.examples import Examples
 from common.training_options import Augmentation, Optimiser, TrainingOptions
 from owner.gatekeeper.corruptions import KINDS, corrupt
 from owner.population import HonestPopulation
+
+FIRST_FITTING = 10_000
+"""Number of the first fine-tune that fits a combination's scales: beyond the largest K, so that none of them ever calibrates."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One honest fine-tune, scored.
+
+    plan: how it was made, as JSON. scores: by detector, and `detector/measure` of those that give several.
+    accuracy: on the calibration triggers.
+    image_errors: by detector, (N,) float64 on the calibration triggers, of detectors that give them.
+    """
+
+    plan: Mapping[str, Any]
+    scores: Mapping[str, float]
+    accuracy: float
+    image_errors: Mapping[str, Tensor] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"plan": dict(self.plan), "scores": dict(self.scores), "accuracy": self.accuracy}
 
 
 @dataclass(frozen=True)

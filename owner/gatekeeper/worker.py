@@ -30,7 +30,8 @@ from common.weights import save as save_weights
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.examination import Examination
 from owner.gatekeeper.gatekeeper import Gatekeeper
-from owner.gatekeeper.guard import Guard, description_digest
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.guard_files import description_digest
 from owner.gatekeeper.jobs import LINE_LIMIT, VettingJob, describe_error
 from owner.gatekeeper.limits import forbid_core_dumps, is_out_of_memory, limit_memory, limit_processor_seconds
 from owner.gatekeeper.verdict import Decision, Verdict
@@ -55,7 +56,7 @@ class Vetter:
         gatekeeper = self._gatekeeper(job)
         if job.evaluation is not None:
             gatekeeper.use_evaluation(self._examples(job.evaluation))
-        root = None if job.root_guard is None else self._root(job.root_guard)
+        root = self._root(job, gatekeeper)
         digests = {path: digest_file(path) for path in {job.base_weights, job.current_weights}}
         gatekeeper.guard.check_release(digests[job.base_weights])
         is_current = digests[job.current_weights] == gatekeeper.guard.release_sha256
@@ -80,13 +81,27 @@ class Vetter:
     def _gatekeeper(self, job: VettingJob) -> Gatekeeper:
         key = description_digest(job.guard) + json.dumps(job.spec.to_json())
         if key not in self._gatekeepers:
-            guard = self._root(job.guard)
+            guard = self._guard(job.guard)
             if guard.spec != job.spec:
                 raise GuardError(f"the guard in {job.guard} protects a {guard.spec.architecture}, not this model")
             self._gatekeepers[key] = Gatekeeper(guard, _release(job.spec, job.base_weights, guard))
         return _recent(self._gatekeepers, key)
 
-    def _root(self, directory: Path) -> Guard:
+    def _root(self, job: VettingJob, gatekeeper: Gatekeeper) -> Guard | None:
+        """The root's guard with the root's weights; the gatekeeper's own where that is the root's, for what it has cached."""
+        if job.root_guard is None:
+            return None
+        guard = self._guard(job.root_guard)
+        if guard.release_sha256 == gatekeeper.guard.release_sha256:
+            return gatekeeper.guard
+        if guard.release_weights or job.root_weights is None:
+            return guard
+        found = load_weights(job.root_weights, digest=guard.release_sha256)
+        complete = guard.with_release({name: found[name] for name in gatekeeper.release})
+        self._guards[description_digest(job.root_guard)] = complete
+        return complete
+
+    def _guard(self, directory: Path) -> Guard:
         key = description_digest(directory)
         if key not in self._guards:
             self._guards[key] = Guard.load(directory)

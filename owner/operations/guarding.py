@@ -9,12 +9,14 @@ import torch
 
 from common.errors import PortierError
 from common.training import Evaluation
+from owner.choices import PAPER, PRESETS, expand
 from owner.gatekeeper.fitting import fit
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.rules import fpr_bound_95, resolution
 from owner.guards import fitting_job
 from owner.ledger.records import GuardState, Release
 from owner.operations.opening import Office
+from owner.settings import GuardSettings
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,39 @@ class Protected:
     def to_json(self) -> dict[str, Any]:
         options = self.guard.options
         conformal = options.rule == "conformal"
+        guard = self.guard
         return {
             "release": self.release.id,
             "number": self.release.number,
             "rule": options.rule,
+            "detectors": list(guard.detectors),
+            "combination": options.combination if guard.combined else None,
+            "fitting_references": len(guard.fitting),
             "references": options.references_to_fit,
             "resolution": resolution(options.references) if conformal else None,
             "reject_level": options.reject_level if conformal else None,
             "quarantine_level": options.quarantine_level if conformal else None,
             "fpr_bound_95": fpr_bound_95(options.references, options.reject_level) if conformal else None,
-            "thresholds": {name: self.guard.threshold(name) for name in self.guard.detectors},
+            "thresholds": guard.thresholds,
             "accuracy": self.evaluation.accuracy,
             "head": self.guard.head,
             "device": str(self.guard.compute.device),
             "dtype": str(self.guard.compute.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
+
+
+def plan(settings: GuardSettings) -> str:
+    """What `protect` is about to fit, in one sentence."""
+    names = expand(settings.detectors)
+    if settings.rule == "seed":
+        return "fitting the activation auto-encoder and one honest fine-tune (Eq. 4), which sets no false-positive rate"
+    what = "the activation auto-encoder" if names == PRESETS[PAPER] else f"{len(names)} detectors ({', '.join(names)})"
+    scales = f", {settings.fitting_references} that fit the scales of their combined score" if len(names) > 1 else ""
+    return (
+        f"fitting {what} and honest fine-tunes: the owner's own{scales}, {settings.references} that calibrate; the finest "
+        f"p-value is {resolution(settings.references):.3g}"
+    )
 
 
 def protect(office: Office, identifier: str | None = None, *, progress: bool | None = None) -> Protected:

@@ -24,8 +24,9 @@ class Result:
     effective: whether the attack counts as effective on held-out images (`common.effectiveness`), None for honest contributors.
     accuracy: of the returned model, on the owner's evaluation share.
     ae_error: mean auto-encoder error of the returned model (the paper's E_MSE), None where it was not scored.
-    p_value: the smallest of the verdict, None where no conformal check ran.
+    p_value: of the score that decides (of several, the smallest), None where no conformal check ran.
     codes: the owner's reason codes, empty where accepted.
+    gate: of the combined score, what the verdict holds of it (p by family, what is suspected); None where one detector decides.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Result:
     partition: str = ""
     submission: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    gate: Mapping[str, Any] | None = None
 
     @property
     def right(self) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from html import escape
 from importlib import resources
@@ -9,6 +10,7 @@ from typing import Any
 
 from owner.figures import number, percent
 from owner.simulate.charts import Histogram, error_chart, legend
+from owner.suspicions import png_bytes, suspicion
 
 _KINDS = {
     "genuine": "release vetted against",
@@ -36,6 +38,7 @@ def render(document: Mapping[str, Any]) -> str:
             f'<p class="facts">{_facts(document)}</p>',
             _rates(document),
             _table(document),
+            _gates(document),
             _chart(document),
             _provenance(document),
         )
@@ -103,6 +106,43 @@ def _table(document: Mapping[str, Any]) -> str:
         f"<h2>Contributors</h2><div class=wide><table><thead><tr>{cells}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _gates(document: Mapping[str, Any]) -> str:
+    """Nothing where one detector decides, as the paper's does."""
+    rows = []
+    for one in document["contributors"]:
+        gate = one.get("gate")
+        if not gate:
+            continue
+        families = ", ".join(f"{name} {number(p)}" for name, p in gate["families"].items())
+        suspected = suspicion(gate["suspected"]) if gate.get("suspected") else ""
+        rows.append(
+            f"<tr><td>{escape(one['name'])}</td><td class=n>{number(gate['p_value'])}</td><td>{escape(families)}</td>"
+            f"<td>{escape(suspected)}</td><td>{_picture(gate.get('picture'))}</td></tr>"
+        )
+    if not rows:
+        return ""
+    cells = "".join(
+        f"<th>{escape(text)}</th>" for text in ("contributor", "p", "p by family", "what stands out", "mark")
+    )
+    return (
+        "<h2>Combined score</h2><p class=small>The one p in the second column decides, at most "
+        f"{percent(_bound(document))} of honest contributors rejected by it (95 % confidence). The others are shown for people: "
+        "among several, a small one turns up by chance. A pass means consistent with honest fine-tuning, no more.</p>"
+        f"<div class=wide><table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _bound(document: Mapping[str, Any]) -> float | None:
+    return next((one["gate"]["fpr_bound_95"] for one in document["contributors"] if one.get("gate")), None)
+
+
+def _picture(picture: object) -> str:
+    content = png_bytes(picture)
+    if content is None:
+        return ""
+    return f'<img class=mark alt="suspected mark" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
 
 
 def _chart(document: Mapping[str, Any]) -> str:

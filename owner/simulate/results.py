@@ -113,21 +113,21 @@ def _result(one: Participant, submission: Submission | None, report: Mapping[str
         attack_success=measured.get("attack_success"),
         effective=measured.get("attack_effective"),
         accuracy=measured.get("accuracy"),
-        ae_error=_check(verdict).get("score"),
+        ae_error=_ae_error(verdict),
         p_value=verdict.get("p_value"),
         codes=tuple(verdict.get("codes", ())),
         samples=measured.get("samples"),
         partition=one.partition,
         submission=submission.id if submission else "",
+        gate=verdict.get("measurements", {}).get("gate"),
         seconds={"vetting": verdict.get("seconds", 0.0), "training": measured.get("seconds", 0.0)},
     )
 
 
-def _check(verdict: Mapping[str, Any]) -> Mapping[str, Any]:
-    for check in verdict.get("checks", ()):
-        if check.get("name") == DETECTOR:
-            return check  # type: ignore[no-any-return]
-    return {}
+def _ae_error(verdict: Mapping[str, Any]) -> float | None:
+    """None where the auto-encoder is not among the guard's detectors, or the submission did not get as far."""
+    found: float | None = verdict.get("measurements", {}).get("detectors", {}).get(DETECTOR, {}).get("score")
+    return found
 
 
 def _errors(scenario: Scenario, submissions: Mapping[str, Submission | None]) -> dict[str, Any] | None:
@@ -146,7 +146,7 @@ def _errors(scenario: Scenario, submissions: Mapping[str, Submission | None]) ->
                 "label": one.name,
                 "kind": "honest" if one.honest else "attack",
                 "counts": histogram["submission"],
-                "mean": _check(verdict).get("score"),
+                "mean": _ae_error(verdict),
                 "note": f"{split_spec(one.attack, 'attack')[0] if one.attack else 'honest'}: {verdict['decision']}",
             }
         )

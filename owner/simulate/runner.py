@@ -18,6 +18,7 @@ from common.config import as_toml
 from common.errors import PortierError, WorkspaceError
 from common.files import write_atomically
 from common.slots import TrainingSlots
+from owner.choices import expand
 from owner.ledger.records import Submission, SubmissionState
 from owner.operations.opening import Office, open_office
 from owner.settings import OwnerSettings
@@ -143,8 +144,11 @@ class Simulation:
 
     def _protect_and_enrol(self, children: Children, ports: tuple[int, int]) -> Child:
         """The first release's guard, while the service runs already and everybody joins. Returns the service."""
-        count = self.scenario.settings.guard.references
-        self._board.owner(f"protect: a guard over {count} honest reference fine-tunes; serve: 127.0.0.1:{ports[0]}")
+        guard = self.scenario.settings.guard
+        scales = f"{guard.fitting_references} + " if len(expand(guard.detectors)) > 1 else ""
+        self._board.owner(
+            f"protect: a guard over {scales}{guard.references} honest reference fine-tunes; serve: 127.0.0.1:{ports[0]}"
+        )
         protecting = None
         if not any(self._workspace.releases.glob("*/guard/guard.json")):
             protecting = self._owner(children, "protect")

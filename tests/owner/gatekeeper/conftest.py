@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,3 +85,35 @@ def bench(shares: OwnerShares, tmp_path_factory: pytest.TempPathFactory) -> Benc
     gatekeeper.save(folder / "guard")
     save(folder / "release.safetensors", model.state_dict())
     return Bench(shares, triggers, model, gatekeeper, folder / "guard", folder / "release.safetensors")
+
+
+STANDARD = GuardOptions(
+    detectors=("standard",),
+    fitting_references=6,
+    references=9,
+    reject_level=0.1,
+    quarantine_level=0.1,
+    hidden=64,
+    latent=16,
+    epochs=20,
+)
+
+
+def with_standard_detectors(bench: Bench, **changes: Any) -> Gatekeeper:
+    """The release of `bench` under every standard detector, combined."""
+    settings: dict[str, Any] = {"options": STANDARD, **changes}
+    return Gatekeeper.protect(
+        bench.model,
+        bench.triggers,
+        references_pool=bench.shares.references,
+        spec=SPEC,
+        finetuning=FINETUNING,
+        compute=COMPUTE,
+        progress=False,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="session")
+def combined(bench: Bench) -> Gatekeeper:
+    return with_standard_detectors(bench)

@@ -348,7 +348,7 @@ def test_a_detector_of_ones_own_vets_and_is_loaded_once_registered(  # type: ign
 ) -> None:
     known = dict(DETECTORS)
     monkeypatch.setattr("owner.detectors.DETECTORS", known)
-    monkeypatch.setattr("owner.gatekeeper.guard.DETECTORS", known)
+    monkeypatch.setattr("owner.gatekeeper.guard_files.DETECTORS", known)
     given = Widest()
     gatekeeper = protect_with(bench, [given])
     assert not hasattr(given, "scale_")

@@ -16,7 +16,7 @@ from common.errors import GuardError, GuardMismatchError, StorageError
 from common.model_spec import ModelSpec
 from common.models import build
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
-from owner.gatekeeper.guard import description_digest, release_digest
+from owner.gatekeeper.guard_files import description_digest, release_digest
 
 
 @pytest.fixture

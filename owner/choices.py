@@ -1,0 +1,47 @@
+"""Names an owner chooses detectors and their combination by: plain values, so that settings are read without loading torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from common.errors import ConfigurationError
+
+PAPER = "paper"
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    PAPER: ("activation-autoencoder",),
+    "standard": (
+        "activation-autoencoder",
+        "activation-vae",
+        "activation-cvae",
+        "paired-autoencoder",
+        "feature-drift",
+        "drift-concentration",
+        "cka",
+        "feature-spectrum",
+        "confusion-drift",
+        "accuracy-drop",
+        "recall-drop",
+        "probe-bank",
+        "prediction-noise-drift",
+        "head-drift",
+        "batchnorm-drift",
+        "channel-lipschitz",
+        "update-norm",
+        "update-spectrum",
+    ),
+}
+"""paper: the activation auto-encoder alone. standard: every detector that needs forward passes and weights only."""
+
+COMBINATIONS = ("max", "sum", "top3", "fisher", "mahalanobis", "families")
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Detectors by name, presets written out, each once and in order. Raises ConfigurationError for none.
+
+    >>> expand(["paper", "cka", "activation-autoencoder"])
+    ('activation-autoencoder', 'cka')
+    """
+    found = tuple(dict.fromkeys(name for given in names for name in PRESETS.get(given, (given,))))
+    if not found:
+        raise ConfigurationError("a guard needs at least one detector", hint="name some, or paper, or standard")
+    return found

@@ -1,0 +1,59 @@
+"""Fine-tunes that are done, kept while a guard is being fitted, so that what was interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from common import canonical
+from common.errors import StorageError, WireError
+from common.files import ensure_directory, read_bounded, write_atomically
+from common.weights import load as load_weights
+from common.weights import save as save_weights
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.references import Reference
+
+Part = Literal["owner", "fitting", "calibrating"]
+"""What a fine-tune is for: Eq. 4 and the histograms, the scales of the combined score, or the p-values."""
+
+
+class FinishedReferences:
+    """Scores of fine-tunes that are done, one JSON and one safetensors file each, and those of a guard that is known."""
+
+    def __init__(self, path: Path | None, known: Guard | None) -> None:
+        self.path = path and ensure_directory(path)
+        self._known: dict[Part, tuple[Reference, ...]] = {}
+        if known is not None:
+            self._known = {
+                "owner": (known.owner_finetune,),
+                "fitting": known.fitting,
+                "calibrating": known.references,
+            }
+
+    def read(self, part: Part, k: int) -> Reference | None:
+        """None where it is not there or does not read: it is then made again."""
+        known, name = self._known.get(part, ()), _file_name(part, k)
+        if k < len(known):
+            return known[k]
+        if self.path is None:
+            return None
+        try:
+            about = canonical.parse(read_bounded(self.path / f"{name}.json", 1 << 20), limit=1 << 20, depth=16)
+            errors = load_weights(self.path / f"{name}.safetensors", digest=about["errors_sha256"])
+            return Reference(about["plan"], about["scores"], about["accuracy"], errors)
+        except (StorageError, WireError, KeyError, TypeError):
+            return None
+
+    def write(self, part: Part, k: int, result: Reference) -> Reference:
+        if self.path is not None:
+            name = _file_name(part, k)
+            digest = save_weights(self.path / f"{name}.safetensors", result.image_errors)
+            write_atomically(self.path / f"{name}.json", canonical.encode(result.to_json() | {"errors_sha256": digest}))
+            for leftover in self.path.glob("training-*"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return result
+
+
+def _file_name(part: Part, k: int) -> str:
+    return {"owner": "owner", "fitting": f"fitting-{k:04d}", "calibrating": f"{k:04d}"}[part]

@@ -1,0 +1,215 @@
+"""A guard on disk: one directory of safetensors and JSON, written as a whole and read only where every digest agrees.
+
+    guard.json                      what it guards, how it was fitted, scores, thresholds, digest of every file here
+    detector-<name>.safetensors     a fitted detector
+    references.safetensors          per-image errors (N,) of the owner's fine-tune M_f and of every reference
+    release.safetensors             M's activations on the calibration triggers, its logits on the evaluation triggers
+    probes.safetensors              M's activations on the inputs that detectors of probes made; only where there are such
+    triggers.safetensors            the calibration and evaluation triggers
+
+The digests find damage and mix-ups. They are no signature: who may write to the owner's disk may write a guard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from common import canonical
+from common.activations import Activations
+from common.devices import Compute
+from common.errors import ConfigurationError, GuardError, GuardMismatchError, WireError
+from common.examples import Examples
+from common.files import ensure_directory, read_bounded, storage_errors, sync_directory, write_atomically
+from common.model_spec import ModelSpec
+from common.training_options import TrainingOptions
+from common.weights import Weights, digest_of
+from common.weights import load as load_weights
+from common.weights import save as save_weights
+from owner.detectors import DETECTORS, DetectorState, restore
+from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.references import Reference
+
+if TYPE_CHECKING:
+    from owner.gatekeeper.guard import Guard
+
+FORMAT = 1
+_JSON_LIMIT = 64 << 20
+
+
+def write(guard: Guard, directory: Path) -> None:
+    """`directory` is whole afterwards, or as it was before. Raises StorageError."""
+    directory = Path(directory)
+    ensure_directory(directory.parent)
+    with storage_errors("write the guard", directory):
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        files = {name: save_weights(unfinished / name, tensors) for name, tensors in _tensors(guard).items()}
+        write_atomically(unfinished / "guard.json", _describe(guard, files))
+        with storage_errors("write the guard", directory):
+            unfinished.chmod(0o755)
+            if directory.exists():
+                retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+                directory.replace(retired)
+                unfinished.replace(directory)
+                shutil.rmtree(retired)
+            else:
+                unfinished.replace(directory)
+            sync_directory(directory.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The fields of the guard in `directory`. Raises GuardError, GuardMismatchError, StorageError as `Guard.load` does."""
+    directory = Path(directory)
+    about = _read_description(directory)
+    try:
+        tensors = {name: load_weights(directory / name, digest=digest) for name, digest in about["files"].items()}
+        _check_detectors(directory, about["detectors"])
+        return _fields(about, tensors)
+    except ConfigurationError as error:
+        raise GuardMismatchError(
+            f"the guard in {directory} was fitted on {about.get('compute')}, which this machine cannot do: {error.message}",
+            hint="fit it again on this machine",
+        ) from error
+    except (WireError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise GuardError(f"the guard in {directory} is damaged: {error}", hint="fit it again") from error
+
+
+def release_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of the file that `common.weights.save` would make of these weights. Raises WeightsError."""
+    return digest_of(weights)
+
+
+def description_digest(directory: Path) -> str:
+    """SHA-256 (hex) of a guard's guard.json, which names the digests of all its files: the guard's identity."""
+    return hashlib.sha256(read_bounded(Path(directory, "guard.json"), _JSON_LIMIT)).hexdigest()
+
+
+def _tensors(guard: Guard) -> dict[str, Weights]:
+    groups = {"owner": guard.owner_finetune}
+    groups |= {str(k): reference for k, reference in enumerate(guard.references)}
+    groups |= {f"fitting {k}": reference for k, reference in enumerate(guard.fitting)}
+    probes = {
+        f"{name}/{part}": tensor
+        for name, seen in guard.release_probes.items()
+        for part, tensor in (("features", seen.features), ("logits", seen.logits))
+    }
+    return {
+        "references.safetensors": {
+            f"{key}/{name}": errors for key, one in groups.items() for name, errors in one.image_errors.items()
+        },
+        "release.safetensors": {
+            "calibration.features": guard.release_calibration.features,
+            "calibration.logits": guard.release_calibration.logits,
+            "evaluation.logits": guard.release_evaluation_logits,
+        },
+        "triggers.safetensors": _pack("calibration", guard.calibration) | _pack("evaluation", guard.evaluation),
+        **({"probes.safetensors": probes} if probes else {}),
+        **{f"detector-{name}.safetensors": d.state().tensors for name, d in guard.detectors.items()},
+    }
+
+
+def _describe(guard: Guard, files: Mapping[str, str]) -> bytes:
+    about = {
+        "format": FORMAT,
+        "release_sha256": guard.release_sha256,
+        "spec": guard.spec.to_json(),
+        "class_names": list(guard.calibration.class_names),
+        "head": guard.head,
+        "compute": guard.compute.to_json(),
+        "options": guard.options.to_json(),
+        "finetuning": guard.finetuning.to_json(),
+        "detectors": {name: detector.state().options for name, detector in guard.detectors.items()},
+        "thresholds": guard.thresholds,
+        "owner_finetune": guard.owner_finetune.to_json(),
+        "references": [reference.to_json() for reference in guard.references],
+        "fitting": [reference.to_json() for reference in guard.fitting],
+        "inputs": len(guard.calibration.inputs),
+        "key": guard.key,
+        "versions": dict(guard.versions),
+        "files": dict(files),
+    }
+    return canonical.encode(about | {"sha256": hashlib.sha256(canonical.encode(about)).hexdigest()})
+
+
+def _read_description(directory: Path) -> dict[str, Any]:
+    try:
+        about = canonical.parse(read_bounded(directory / "guard.json", _JSON_LIMIT), limit=_JSON_LIMIT, depth=16)
+    except WireError as error:
+        raise GuardError(f"the guard in {directory} is damaged: {error.message}", hint="fit it again") from error
+    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
+        raise GuardError(f"{directory / 'guard.json'} does not describe a guard")
+    if about["format"] != FORMAT:
+        raise GuardError(
+            f"the guard in {directory} has format {about['format']}, this version reads format {FORMAT}",
+            hint="use the version of Portier that wrote it, or fit the guard again",
+        )
+    digest = about.pop("sha256", None)
+    if digest != hashlib.sha256(canonical.encode(about)).hexdigest():
+        raise GuardError(f"{directory / 'guard.json'} was altered after it was written", hint="fit the guard again")
+    return about
+
+
+def _check_detectors(directory: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in DETECTORS:
+            raise GuardError(
+                f"the guard in {directory} holds the detector {name!r}, which this process does not know "
+                f"(known: {', '.join(sorted(DETECTORS))})",
+                hint="call owner.detectors.register with its class before loading the guard",
+            )
+
+
+def _fields(about: Mapping[str, Any], tensors: Mapping[str, Weights]) -> dict[str, Any]:
+    errors, seen, triggers = (tensors[f"{name}.safetensors"] for name in ("references", "release", "triggers"))
+    names, inputs = tuple(about["class_names"]), int(about["inputs"])
+
+    def reference(key: str, data: Mapping[str, Any]) -> Reference:
+        mine = {name.partition("/")[2]: e for name, e in errors.items() if name.partition("/")[0] == key}
+        return Reference(data["plan"], data["scores"], data["accuracy"], mine)
+
+    return {
+        "release_sha256": about["release_sha256"],
+        "spec": ModelSpec.from_json(about["spec"]),
+        "head": about["head"],
+        "compute": Compute.from_json(about["compute"]),
+        "options": GuardOptions.from_json(about["options"]),
+        "finetuning": TrainingOptions.from_json(about["finetuning"]),
+        "detectors": {
+            name: restore(name, DetectorState(tensors[f"detector-{name}.safetensors"], options))
+            for name, options in about["detectors"].items()
+        },
+        "owner_finetune": reference("owner", about["owner_finetune"]),
+        "references": tuple(reference(str(k), data) for k, data in enumerate(about["references"])),
+        "fitting": tuple(reference(f"fitting {k}", data) for k, data in enumerate(about.get("fitting", ()))),
+        "calibration": _unpack("calibration", triggers, inputs, names),
+        "evaluation": _unpack("evaluation", triggers, inputs, names),
+        "release_calibration": Activations(seen["calibration.features"], seen["calibration.logits"]),
+        "release_evaluation_logits": seen["evaluation.logits"],
+        "release_probes": _unpack_probes(tensors.get("probes.safetensors", {})),
+        "key": about.get("key", ""),
+        "versions": about["versions"],
+    }
+
+
+def _unpack_probes(tensors: Mapping[str, Tensor]) -> dict[str, Activations]:
+    names = [name.removesuffix("/logits") for name in tensors if name.endswith("/logits")]
+    return {name: Activations(tensors[f"{name}/features"], tensors[f"{name}/logits"]) for name in names}
+
+
+def _pack(name: str, examples: Examples) -> Weights:
+    inputs = {f"{name}.inputs.{i}": tensor for i, tensor in enumerate(examples.inputs)}
+    return inputs | {f"{name}.labels": examples.labels}
+
+
+def _unpack(name: str, tensors: Weights, inputs: int, class_names: tuple[str, ...]) -> Examples:
+    found = tuple(tensors[f"{name}.inputs.{i}"] for i in range(inputs))
+    return Examples(found, tensors[f"{name}.labels"], class_names)

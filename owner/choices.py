@@ -32,8 +32,6 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
 }
 """paper: the activation auto-encoder alone. standard: every detector that needs forward passes and weights only."""
 
-COMBINATIONS = ("max", "sum", "top3", "fisher", "mahalanobis", "families")
-
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
     """Detectors by name, presets written out, each once and in order. Raises ConfigurationError for none.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
 from owner.detectors.base import DetectorState, Evidence
+from owner.detectors.sums import squared_distances
 
 Scaling = Literal["none", "scalar", "feature"]
 
@@ -156,9 +157,8 @@ class ActivationAutoEncoder:
         inputs = (features - mean) / scale
         with torch.inference_mode():
             rebuilt: Tensor = network(inputs)
-            # Squares in float64: a model with activations of 1e20 must score 1e40, not infinity.
-            errors = (rebuilt.double() - inputs.double()).square().mean(dim=1)
-        return errors.clone()
+        # Squares in float64: a model with activations of 1e20 must score 1e40, not infinity.
+        return squared_distances(rebuilt, inputs) / inputs.shape[1]
 
 
 def check_learnable(features: Tensor) -> None:

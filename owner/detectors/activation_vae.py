@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from common.errors import ConfigurationError, GuardError
 from owner.detectors.activation_autoencoder import check_learnable
 from owner.detectors.base import DetectorState, Evidence
+from owner.detectors.sums import squared_distances
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class ActivationVAE(_VariationalDetector[VAEOptions]):
         return 0.5 * (x - rebuilt).double().square().sum(1) + self.options.kl_weight * kl
 
     def _errors(self, x: Tensor, rebuilt: Tensor, kl: Tensor) -> Tensor:
-        squared = (x.double() - rebuilt.double()).square().sum(1)
+        squared = squared_distances(x, rebuilt)
         return (0.5 * squared + self.options.kl_weight * kl.double()) / x.shape[1]
 
 
@@ -263,7 +264,7 @@ class ActivationCVAE(_VariationalDetector[CVAEOptions]):
         return (x - rebuilt).double().square().sum(1) + self.options.kl_weight * kl
 
     def _errors(self, x: Tensor, rebuilt: Tensor, kl: Tensor) -> Tensor:
-        return (x.double() - rebuilt.double()).square().mean(1)
+        return squared_distances(x, rebuilt) / x.shape[1]
 
 
 def geometric_median(points: Tensor, *, iterations: int = 50) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from common.errors import GuardError
 from owner.detectors.base import DetectorState, Evidence
+from owner.detectors.sums import squared_distances
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,23 @@ class ReleaseComparison(ABC):
         return self.compare(evidence, release)
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every entry is; NaN is handed on by aminmax, so that two numbers tell.
+
+    >>> is_finite(torch.tensor([0.0, float("nan"), 1.0])), is_finite(torch.zeros(0))
+    (False, True)
+    """
+    return not tensor.numel() or all(math.isfinite(float(value)) for value in torch.aminmax(tensor))
+
+
 def outputs_are_finite(evidence: Evidence) -> bool:
-    return evidence.once(
-        "outputs are finite",
-        lambda: bool(torch.isfinite(evidence.features).all()) and bool(torch.isfinite(evidence.logits).all()),
-    )
+    return evidence.once("outputs are finite", lambda: is_finite(evidence.features) and is_finite(evidence.logits))
 
 
 def weights_are_finite(evidence: Evidence) -> bool:
     return evidence.once(
         "weights are finite",
-        lambda: all(bool(torch.isfinite(t).all()) for t in evidence.weights.values() if t.is_floating_point()),
+        lambda: all(is_finite(t) for t in evidence.weights.values() if t.is_floating_point()),
     )
 
 
@@ -116,12 +124,7 @@ def softmax(evidence: Evidence) -> Tensor:
 
 def energies(evidence: Evidence) -> Tensor:
     """||g(t)||^2, (N,) float64."""
-    return evidence.once("energies", lambda: evidence.features.double().square().sum(1))
-
-
-def feature_change(evidence: Evidence, release: Evidence) -> Tensor:
-    """g_Ma(t) - g_M(t), (N, d) float64."""
-    return evidence.once("feature change", lambda: evidence.features.double() - release.features.double())
+    return evidence.once("energies", lambda: squared_distances(evidence.features))
 
 
 def per_class(values: Tensor, counts: Tensor) -> list[float | None]:

@@ -11,12 +11,12 @@ from owner.detectors.comparison import (
     ReleaseComparison,
     class_sums,
     energies,
-    feature_change,
     median,
     per_class,
 )
 from owner.detectors.selection import chosen_images
 from owner.detectors.spectra import top_singular
+from owner.detectors.sums import squared_distances
 
 _TINY = 1e-300
 IMAGES = 500
@@ -31,7 +31,8 @@ def class_drift(evidence: Evidence, release: Evidence) -> tuple[Tensor, Tensor]:
 
     def compute() -> tuple[Tensor, Tensor]:
         classes = evidence.logits.shape[1]
-        moved, counts = class_sums(feature_change(evidence, release).square().sum(1), evidence.labels, classes)
+        change = squared_distances(evidence.features, release.features)
+        moved, counts = class_sums(change, evidence.labels, classes)
         energy, _ = class_sums(energies(release), release.labels, classes)
         usual = (energy.sum() / counts.sum()).clamp(min=_TINY)
         return moved / torch.where(energy > 1e-9 * usual * counts, energy, usual * counts.clamp(min=1)), counts
@@ -83,28 +84,28 @@ class CKA(ReleaseComparison):
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
         rows = chosen_images(release, IMAGES, seed=0)
-        x, norm_x = _centred(release, rows)
-        y, norm_y = _centred(evidence, rows)
+        x, gram_x, norm_x = _centred(release, rows)
+        y, gram_y, norm_y = _centred(evidence, rows)
         if norm_x == 0 or norm_y == 0:
             return Comparison({"distance": 0.0 if norm_x == norm_y else 1.0})
         wide = x.shape[1] > x.shape[0]
         # For N < d, ||Y'X||_F^2 = <XX', YY'>: the smaller product.
-        cross = float(((x @ x.T) * (y @ y.T)).sum()) if wide else float((y.T @ x).square().sum())
+        cross = float((gram_x * gram_y).sum()) if wide else float((y.T @ x).square().sum())
         return Comparison({"distance": max(0.0, 1 - cross / (norm_x * norm_y)) if x is not y else 0.0})
 
 
-def _centred(evidence: Evidence, rows: Tensor) -> tuple[Tensor, float]:
-    """Column-centred features (N, d) float32 at a scale of one, and the Frobenius norm of their Gram matrix."""
+def _centred(evidence: Evidence, rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Column-centred features X (N, d) float32 at a scale of one, their smaller Gram matrix (XX' or X'X), and its Frobenius norm."""
 
-    def compute() -> tuple[Tensor, float]:
+    def compute() -> tuple[Tensor, Tensor, float]:
         x = evidence.features[rows].double()
         x = x - x.mean(0)
         rms = x.square().mean().sqrt()
         if not bool(rms > 0):
-            return x.float(), 0.0
+            return x.float(), x.new_zeros(()), 0.0
         scaled = (x / rms).float()
         gram = scaled @ scaled.T if scaled.shape[1] > scaled.shape[0] else scaled.T @ scaled
-        return scaled, float(gram.norm())
+        return scaled, gram, float(gram.norm())
 
     return evidence.once("centred features", compute)
 
@@ -122,7 +123,7 @@ class FeatureSpectrum(ReleaseComparison):
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
         rows = chosen_images(release, IMAGES, seed=0)
-        change, labels = feature_change(evidence, release)[rows], evidence.labels[rows]
+        change, labels = evidence.features[rows].double() - release.features[rows].double(), evidence.labels[rows]
         largest = float(torch.linalg.vector_norm(change, torch.inf))
         change = (change / (largest or 1.0)).float()
         shares, outliers = {}, []

@@ -5,17 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from owner.detectors import sums
+
 _EXACT_SIDE = 48
 _BLOCK = 6
 _ROUNDS = 3
 
 
-def top_singular(matrix: Tensor, *, seed: int = 0) -> tuple[float, Tensor]:
+def top_singular(matrix: Tensor, *, seed: int = 0, norm: float | None = None) -> tuple[float, Tensor]:
     """Share sigma_1^2 / ||A||_F^2 in [0, 1] of a matrix (m, n), and its first right singular vector (n,) float64.
 
     Exact for a side of up to 48, otherwise by subspace iteration from a seeded start (Halko, Martinsson, Tropp 2011,
     algorithm 4.4: 6 vectors, 3 rounds), which can only underestimate
     the share, and hardly where it is large.
+    norm: ||A||_F, where it is known already.
     A matrix of zeros gives 0 and a vector of zeros.
 
     >>> share, direction = top_singular(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
@@ -38,7 +41,8 @@ def top_singular(matrix: Tensor, *, seed: int = 0) -> tuple[float, Tensor]:
         right = torch.linalg.qr(scaled.T @ (scaled @ right)).Q
     reduced = scaled @ right
     values, vectors = torch.linalg.eigh((reduced.T @ reduced).double())
-    share = float(values[-1]) / float(torch.linalg.vector_norm(scaled, dtype=torch.float64)) ** 2
+    size = sums.norm(scaled) if norm is None else norm / largest
+    share = float(values[-1]) / size**2
     return min(share, 1.0), _unit(right.double() @ vectors[:, -1])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from owner.detectors.base import Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison, median
 from owner.detectors.spectra import top_singular
+from owner.detectors.sums import norm
 
 _STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 
@@ -37,13 +38,14 @@ def update(evidence: Evidence, release: Evidence) -> dict[str, Tensor]:
     return evidence.once("update", compute)
 
 
-def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-
-
 def _sizes(release: Evidence) -> dict[str, float]:
     """Frobenius norm of every trained tensor of M."""
-    return release.once("sizes", lambda: {name: _norm(tensor) for name, tensor in trained(release).items()})
+    return release.once("sizes", lambda: {name: norm(tensor) for name, tensor in trained(release).items()})
+
+
+def _moved(evidence: Evidence, release: Evidence) -> dict[str, float]:
+    """||w_a - w_M|| of every trained tensor."""
+    return evidence.once("moved", lambda: {name: norm(change) for name, change in update(evidence, release).items()})
 
 
 class UpdateNorm(ReleaseComparison):
@@ -57,7 +59,7 @@ class UpdateNorm(ReleaseComparison):
     reads_weights = True
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
-        moved = {name: _norm(change) for name, change in update(evidence, release).items()}
+        moved = _moved(evidence, release)
         sizes = _sizes(release)
         layers = {
             name: moved[name] / size for name, size in sizes.items() if size > 0 and release.weights[name].ndim > 1
@@ -81,7 +83,7 @@ class UpdateSpectrum(ReleaseComparison):
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
         shares = {
-            name: top_singular(change.flatten(1))[0]
+            name: top_singular(change.flatten(1), norm=_moved(evidence, release)[name])[0]
             for name, change in update(evidence, release).items()
             if change.ndim > 1 and min(change.flatten(1).shape) > 1
         }

@@ -18,6 +18,7 @@ from common.evaluation import Evaluation
 from common.weights import Weights, check_layout, check_values, layout_of
 from common.weights import load as load_weights
 from owner.detectors import Evidence, reason_code
+from owner.detectors.comparison import is_finite
 from owner.gatekeeper.decision import conclude
 from owner.gatekeeper.findings import describe
 from owner.gatekeeper.guard import Guard
@@ -223,7 +224,7 @@ def _weights_of(candidate: nn.Module | Mapping[str, Tensor] | Path) -> Weights:
 def _not_finite(seen: Activations) -> str:
     """What is not finite, in words; "" where all is."""
     parts = {"activations": seen.features, "logits": seen.logits}
-    return " and ".join(name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all()))
+    return " and ".join(name for name, tensor in parts.items() if not is_finite(tensor))
 
 
 def _judged(name: str, judgement: Judgement, score: float, seconds: float, code: str) -> Check:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from owner.detectors import Evidence, ImageDetector, ProbeBank
+from owner.detectors import ActivationAutoEncoder, Evidence, ImageDetector, ProbeBank
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.pictures import as_png
 from owner.gatekeeper.rules import Judgement
@@ -34,18 +34,20 @@ def describe(guard: Guard, evidence: Evidence, deciding: Sequence[tuple[float, J
             }
         }
     ((score, judgement),) = deciding
-    detectors = {}
-    for name, detector in guard.detectors.items():
-        own = detector.score(evidence)
-        p = guard.detector_p_value(name, own)
-        detectors[name] = {"score": own, "p_value": p} | _explained(guard, name, evidence)
+    scores = guard.measure(evidence)
+    detectors = {
+        name: {"score": scores[name], "p_value": guard.detector_p_value(name, scores[name])}
+        | _explained(guard, name, evidence)
+        for name in guard.detectors
+    }
     return {"detectors": detectors, "gate": _gate(guard, evidence, score, judgement, detectors)}
 
 
 def _explained(guard: Guard, name: str, evidence: Evidence) -> dict[str, Any]:
     detector = guard.detectors[name]
     found: dict[str, Any] = {"explanation": detector.explain(evidence)}
-    if isinstance(detector, ImageDetector):
+    # The paper's Fig. 5; of the other auto-encoders among many, nobody would look at one.
+    if isinstance(detector, ImageDetector) and (not guard.combined or name == ActivationAutoEncoder.name):
         found["histogram"] = guard.histograms(name, detector.image_scores(evidence))
     return found
 

@@ -78,7 +78,12 @@ class Guard:
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         """Every number of every detector, by `detector` and `detector/measure`."""
-        return {n: score for d in self.detectors.values() for n, score in measures_of(d, evidence).items()}
+        detectors = tuple(self.detectors.values())
+
+        def compute() -> dict[str, float]:
+            return {name: score for one in detectors for name, score in measures_of(one, evidence).items()}
+
+        return evidence.once(("measures", tuple(map(id, detectors))), compute)
 
     def judgements(self, evidence: Evidence) -> Iterator[tuple[str, float, Judgement]]:
         """Name, score and judgement of each that decides: the combined score alone, or else every detector."""

@@ -1,4 +1,8 @@
-"""The utility check: a would-be release must still do the current release's work."""
+"""The utility check: a would-be release must still do the current release's work.
+
+It is the same for everybody, suspected or not, and it says nothing about intent: a contributor whose data hold few classes costs
+recall honestly, and is told so.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,8 @@ def check_accuracy(current: Evaluation, would_be: Evaluation, limits: UtilityLim
         score=drop,
         threshold=limits.accuracy_drop,
         code=None if passes else "UTILITY_ACCURACY",
-        detail=f"accuracy {current.accuracy:.4f} -> {would_be.accuracy:.4f} on {int(current.support.sum())} images",
+        detail=f"accuracy {current.accuracy:.4f} -> {would_be.accuracy:.4f} on {int(current.support.sum())} images"
+        + _meaning(passes),
     )
 
 
@@ -86,5 +91,10 @@ def check_recall(
         score=before - after,
         threshold=recall_allowance(before, support, limits.recall_drop),
         code=None if passes else "UTILITY_RECALL",
-        detail=f"class nearest its limit: {class_names[worst]}, recall {before:.3f} -> {after:.3f} on {support} images",
+        detail=f"class nearest its limit: {class_names[worst]}, recall {before:.3f} -> {after:.3f} on {support} images"
+        + _meaning(passes),
     )
+
+
+def _meaning(passes: bool) -> str:
+    return "" if passes else "; merged, it would be less useful than is allowed to anybody, which says nothing of intent"

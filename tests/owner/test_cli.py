@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from common.errors import StorageError
+from common.errors import DataError, StorageError
 from common.identity.invitation import Invitation
 from common.weights import load, save
 from owner.cli.application import DEBUG_VARIABLE, run
 from owner.cli.verdicts import verdict_table
+from owner.gatekeeper.pictures import as_png
 from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.ledger.records import GuardState, SubmissionState
 from owner.operations.opening import Office
@@ -235,6 +237,51 @@ def test_show_prints_every_check_of_a_verdict(
         assert part in printed
     assert output(capsys, "show", submission.id, "-w", root)["verdict"]["codes"] == ["ACTIVATION_AUTOENCODER"]
     assert output(capsys, "show", office.store.current().id[:12], "-w", root)["status"] == "current"
+
+
+def test_show_tells_what_a_combined_score_is_made_of_and_writes_the_suspected_mark(
+    root: Path, office: Office, ada: Contributor, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    submission = ada.hand_in(slightly_changed)
+    office.store.claim()
+    gate = {
+        "p_value": 0.05,
+        "method": "max",
+        "references": 19,
+        "fitting_references": 9,
+        "families": {"probes": 0.05, "weights": 0.65},
+        "suspected": {"source": None, "target": "7", "moved_class": "2", "probe": "dots", "kind": "pixel"},
+        "picture": as_png(torch.zeros(1, 8, 8, dtype=torch.uint8)),
+    }
+    measured = {"gate": gate, "detectors": {"probe-bank": {"score": 12.5, "p_value": 0.05}}}
+    check = Check("gate", Decision.REJECTED, 0.5, 12.5, 4.0, 0.05, "GATE", "not consistent with honest fine-tuning")
+    verdict = Verdict(Decision.REJECTED, (check,), ("GATE",), 0.05, 0.05, 0.146, 0.5, measured)
+    office.store.decide(submission.id, SubmissionState.REJECTED, verdict.to_json())
+    picture = tmp_path / "mark.png"
+    assert run(["show", submission.id, "-w", str(root), "--picture", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    for part in ("weights  0.65", "probe-bank", "target class 7", "probe dots (pixel)", "It alone decides"):
+        assert part in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_verdict_without_a_picture_says_so(
+    root: Path, office: Office, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    release = office.store.current().id
+    assert run(["show", release, "-w", str(root), "--picture", str(tmp_path / "mark.png")]) == DataError.exit_code
+    assert "no picture" in capsys.readouterr().err
+    assert not (tmp_path / "mark.png").exists()
+
+
+def test_protect_says_what_it_fits(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["guard.detectors=cka,update-norm", "guard.fitting_references=2", "guard.references=5"]
+    assert run(["protect", "-w", str(root), *[part for one in settings for part in ("--set", one)]]) == 0
+    printed = capsys.readouterr().out
+    assert "2 detectors (cka, update-norm)" in printed
+    assert "2 that fit the scales" in printed
+    assert "finest p-value is 0.167" in printed
+    assert "gate" in printed
 
 
 def test_show_tells_why_an_upload_expired(

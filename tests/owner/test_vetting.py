@@ -582,3 +582,23 @@ def test_a_submission_cannot_be_vetted_without_the_guard_of_its_base(office: Off
     current = office.store.current()
     with pytest.raises(Exception, match="guard of release 0"):
         assessment.vetting_job(office.workspace, office.store, office.settings, replace(submission), current)
+
+
+def test_several_detectors_judge_submissions_and_what_they_would_become_by_one_score(
+    office: Office, ada: Contributor
+) -> None:
+    """The second submission is based on another release than the root, whose guard needs the root's weights."""
+    chosen = {"guard__detectors": "update-norm,cka,probe-bank", "guard__fitting_references": 3}
+    for release in office.store.releases():
+        office.store.set_guard_state(release.id, GuardState.MISSING)
+        shutil.rmtree(office.workspace.release(release.id).guard)
+    worker = InProcess()
+    for _ in range(2):
+        submission = ada.hand_in(slightly_changed)
+        run(office, worker=worker, **chosen)
+        found = office.store.submission(submission.id)
+        assert found.state in {SubmissionState.ACCEPTED, SubmissionState.QUARANTINED}
+        checks = {check["name"]: check for check in (found.verdict or {})["checks"]}
+        assert {"gate", "root-gate", "utility-accuracy"} <= set(checks)
+        assert checks["root-gate"]["p_value"] is not None
+    assert worker.jobs[-1].root_weights != worker.jobs[-1].base_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.datasets import save_examples
+from common.training import train
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
 from owner.gatekeeper.fitting import FittingJob, fit, main
 
@@ -73,3 +75,23 @@ def test_a_job_that_cannot_be_read_is_told_in_one_line(
     (tmp_path / "job.json").write_text(content)
     assert main([str(tmp_path / "job.json")]) == code
     assert "fitting job" in capsys.readouterr().err
+
+
+def test_a_guard_that_shall_have_more_references_is_grown_from_the_one_that_stands(
+    job: FittingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = dataclasses.replace(job.options, references=4, reject_level=0.2, quarantine_level=0.2)
+    first = fit(dataclasses.replace(job, options=few), progress=False)
+    trained = []
+
+    def counted(*given, **options):  # type: ignore[no-untyped-def]
+        trained.append(given)
+        return train(*given, **options)
+
+    monkeypatch.setattr("owner.gatekeeper.protection.train", counted)
+    grown = fit(dataclasses.replace(job, options=dataclasses.replace(few, references=6)), progress=False)
+    assert len(trained) == 2
+    assert [one.scores for one in grown.references[:4]] == [one.scores for one in first.references]
+    other = dataclasses.replace(few, seed=1)
+    fit(dataclasses.replace(job, options=other), progress=False)
+    assert len(trained) == 2 + 5

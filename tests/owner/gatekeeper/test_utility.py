@@ -77,3 +77,14 @@ def test_a_release_that_truly_loses_the_allowed_five_points_passes_nineteen_time
 def test_limits_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         UtilityLimits(**wrong)
+
+
+def test_a_model_that_is_not_useful_enough_is_told_so_and_not_suspected() -> None:
+    after = evaluation([90, 90, 60, 90])
+    for found in (
+        check_accuracy(BEFORE, after, UtilityLimits(), seconds=0.0),
+        check_recall(BEFORE, after, UtilityLimits(), NAMES, seconds=0.0),
+    ):
+        assert found.decision == "rejected"
+        assert "less useful" in found.detail
+        assert "says nothing of intent" in found.detail

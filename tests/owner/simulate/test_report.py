@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+import torch
 
+from owner.gatekeeper.pictures import as_png
 from owner.simulate.charts import Histogram, error_chart
 from owner.simulate.outcome import Result, rates
 from owner.simulate.report import render
@@ -110,3 +112,30 @@ def test_an_empty_histogram_is_a_flat_line() -> None:
     drawing = ET.fromstring(error_chart([Histogram("a", "honest", [0, 0, 0])], EDGES, None))
     heights = set(re.findall(r"V([0-9.]+)", drawing.find("path").attrib["d"]))  # type: ignore[union-attr]
     assert len({float(height) for height in heights}) == 1
+
+
+GATE = {
+    "p_value": 0.05,
+    "fpr_bound_95": 0.146,
+    "families": {"probes": 0.05, "weights": 0.7},
+    "suspected": {"source": None, "target": "<b>1", "moved_class": None, "probe": "dots", "kind": "pixel"},
+    "picture": as_png(torch.zeros(3, 8, 8, dtype=torch.uint8)),
+}
+
+
+def test_of_a_combined_score_the_page_tells_families_suspicion_and_mark() -> None:
+    page = render(_document([Result("eve", "flip", "rejected", gate=GATE), Result("ada", None, "accepted")]))
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert "probes 0.05, weights 0.7" in text
+    assert "target class &lt;b&gt;1, probe dots (pixel)" in text
+    assert "14.6 %" in text
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_with_one_detector_the_page_says_nothing_of_a_combined_score(page: str) -> None:
+    assert "Combined score" not in page
+
+
+def test_what_is_no_picture_is_not_drawn() -> None:
+    broken = GATE | {"picture": {"png": 'aGVsbG8="><script>'}}
+    assert "<script" not in render(_document([Result("eve", "flip", "rejected", gate=broken)]))

@@ -1,0 +1,45 @@
+"""Which detectors an owner chooses, as settings take them."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from common.config import load
+from common.errors import ConfigurationError
+from owner.detectors.combination import Method
+from owner.settings import GuardSettings, OwnerSettings
+
+
+def guard(**given: Any) -> GuardSettings:
+    return load(OwnerSettings, None, {f"guard.{name}": value for name, value in given.items()}, environment={}).guard
+
+
+def test_the_papers_detector_alone_is_the_default() -> None:
+    assert guard().detectors == ("paper",)
+
+
+def test_detectors_are_named_with_commas_by_flag_and_environment() -> None:
+    assert guard(detectors="cka, update-norm").detectors == ("cka", "update-norm")
+    found = load(OwnerSettings, None, None, environment={"PORTIER_GUARD__DETECTORS": "standard"})
+    assert found.guard.detectors == ("standard",)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"detectors": "cca"}, "there is no 'cca'"),
+        ({"detectors": []}, "at least one"),
+        ({"detectors": "standard", "rule": "seed"}, "Eq. 4"),
+        ({"combination": "median"}, "combination"),
+        ({"fitting_references": 1}, "fitting_references"),
+    ],
+)
+def test_what_makes_no_gate_is_told_before_anything_is_fitted(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        guard(**given)
+
+
+def test_the_combinations_that_can_be_set_are_those_there_are() -> None:
+    assert [guard(combination=name).combination for name in get_args(Method)] == list(get_args(Method))

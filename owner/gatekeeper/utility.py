@@ -97,4 +97,6 @@ def check_recall(
 
 
 def _meaning(passes: bool) -> str:
-    return "" if passes else "; merged, it would be less useful than is allowed to anybody, which says nothing of intent"
+    return (
+        "" if passes else "; merged, it would be less useful than is allowed to anybody, which says nothing of intent"
+    )

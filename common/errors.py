@@ -19,6 +19,7 @@
     +-- ProtocolError               50   the other side broke the protocol
     |   +-- ConnectionLostError     51   the other side cannot be reached
     |   +-- QuotaError              52   a quota is used up
+    |   |   +-- TriesUsedUpError    54   no submission on that release is left, whatever one waits for
     |   +-- DeclinedError           53   the owner declined the submission
     +-- LedgerError                 60   the ledger refuses
     |   +-- LedgerTamperedError     61   the ledger, or a receipt against it, does not verify
@@ -157,6 +158,12 @@ class QuotaError(ProtocolError):
         self.setting = setting
 
 
+class TriesUsedUpError(QuotaError):
+    """Unlike the other quotas, this one is never given back: only another release can be contributed to."""
+
+    exit_code = 54
+
+
 class DeclinedError(ProtocolError):
     exit_code = 53
 
@@ -170,7 +177,10 @@ class LedgerTamperedError(LedgerError):
 
 
 class GuardError(PortierError):
+    """`of_root`: whether it is the root release's guard, not that of a submission's base."""
+
     exit_code = 70
+    of_root = False
 
 
 class GuardMismatchError(GuardError):

@@ -51,12 +51,16 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class OfferedRelease:
-    """A release whose signature has been verified. data: the manifest's bytes as signed."""
+    """A release whose signature has been verified. data: the manifest's bytes as signed.
+
+    tries_left: how many more submissions on it the owner will take from this contributor.
+    """
 
     manifest: ReleaseManifest
     data: bytes
     signature: bytes
     current: bool
+    tries_left: int
 
     @property
     def id(self) -> str:
@@ -127,7 +131,7 @@ class OwnerClient:
         manifest = parse_release(answer.manifest)
         if identifier and manifest.id != identifier:
             raise ProtocolError(f"the owner answered with release {manifest.id[:12]} when asked for {identifier[:12]}")
-        return OfferedRelease(manifest, answer.manifest, answer.signature, answer.current)
+        return OfferedRelease(manifest, answer.manifest, answer.signature, answer.current, answer.tries_left)
 
     def download(self, release: OfferedRelease, into: Path, *, progress: Progress | None = None) -> Path:
         """The weights of a release as the file `into`, which exists only with the digest that the manifest states.

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common import timestamps
-from common.errors import ConfigurationError, ManifestError, WireError, WorkspaceError
+from common.errors import (
+    ConfigurationError,
+    ManifestError,
+    TriesUsedUpError,
+    WireError,
+    WorkspaceError,
+)
 from common.files import ensure_directory, write_atomically
 from common.identity.keys import Domain, SigningKey
 from common.slots import TrainingSlots
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 READING, CONNECTED, WAITING = "reading the data", "connected", "waiting for a slot"
 TRAINING, UPLOADING, PENDING = "training", "uploading", "pending"
 ACCEPTED, DECLINED = "accepted", "declined"
+TRIES_USED_UP = "TRIES_USED_UP"
 
 _NEVER_AGAIN = frozenset(
     {
@@ -75,6 +82,10 @@ class Owner(Protocol):
         """Id and manifest of a release ("": the current one), its signature verified, its weights on disk and verified."""
         ...
 
+    def tries_left(self, release_id: str) -> int | None:
+        """How many more submissions on it the owner will take; None where the owner was not asked for it in this run."""
+        ...
+
     def weights_path(self, release_id: str) -> Path: ...
 
     def submit(
@@ -114,8 +125,9 @@ def contribute(
     Mistakes in the request are found before the owner is called, and leave nothing behind.
     Raises what the steps raise: DataError, UnknownNameError, ConfigurationError, SignatureError, WireError (a release that does
     not verify), QuotaError, ConnectionLostError; WorkspaceError where another process works on the same contribution.
-    A WireError that no later attempt can mend, such as BASE_ROLLED_BACK, closes the contribution as declined with that code, so
-    that an equal request begins a new one.
+    A WireError that no later attempt can mend, such as BASE_ROLLED_BACK, closes the contribution as declined with that code, and
+    TriesUsedUpError one that is trained already with TRIES_USED_UP, so that an equal request begins a new one. Where the owner
+    says with the release that no try is left, TriesUsedUpError comes before the training.
     """
     request.check()
     contribution = None if fresh else workspace.open_contribution(request.to_json())
@@ -134,7 +146,7 @@ def contribute(
                 contribution = work.sign(contribution)
             if contribution.step == Step.SIGNED:
                 contribution = work.submit(contribution)
-        except WireError as error:
+        except (WireError, TriesUsedUpError) as error:
             work.close_if_hopeless(contribution, error)
             raise
         if contribution.step == Step.COMMITTED and wait:
@@ -186,6 +198,11 @@ class _Work:
             raise ConfigurationError(
                 f"the owner's model is built by {manifest.spec.architecture}, code on this machine that you have not named",
                 hint=f"if you trust that code, allow it with --factory {manifest.spec.architecture}, or in the settings",
+            )
+        if self.owner.tries_left(release_id) == 0:
+            raise TriesUsedUpError(
+                f"the owner takes no more submissions on release {release_id[:12]} from {self.owner.name}",
+                hint="wait for the next release; nothing was trained",
             )
         self.on_stage(CONNECTED, f"release {release_id[:12]}")
         return self._save(contribution, step=Step.FETCHED, release=release_id)
@@ -283,13 +300,19 @@ class _Work:
         self.on_change(decided)
         return decided
 
-    def close_if_hopeless(self, contribution: Contribution, error: WireError) -> None:
+    def close_if_hopeless(self, contribution: Contribution, error: WireError | TriesUsedUpError) -> None:
         """Records a contribution that the owner refuses for good as declined, and says in `error` what to do instead."""
-        manifest_refused = contribution.step == Step.SIGNED and isinstance(error, ManifestError)
-        if not contribution.release or not (manifest_refused or error.code in _NEVER_AGAIN):
-            return
-        self._save(contribution, step=Step.DECIDED, verdict=DECLINED, code=error.code)
-        self.on_stage(DECLINED, error.code)
+        if isinstance(error, TriesUsedUpError):
+            if contribution.step != Step.SIGNED:
+                return
+            code = TRIES_USED_UP
+        else:
+            manifest_refused = contribution.step == Step.SIGNED and isinstance(error, ManifestError)
+            if not contribution.release or not (manifest_refused or error.code in _NEVER_AGAIN):
+                return
+            code = error.code
+        self._save(contribution, step=Step.DECIDED, verdict=DECLINED, code=code)
+        self.on_stage(DECLINED, code)
         error.hint = (
             "this contribution is closed; run `contribute` again without --release to begin anew from the current release"
             if self.request.release

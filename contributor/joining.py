@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import grpc
 
-from common.errors import ProtocolError, WorkspaceError
+from common.errors import IdentityError, ProtocolError, WorkspaceError
 from common.files import ensure_directory, write_atomically
 from common.identity.invitation import Invitation
 from common.identity.requests import enrolment_request
@@ -35,6 +36,7 @@ def join(invitation: Invitation, home: Path, *, patience: float | None = 60.0) -
         )
     invitation.check()
     membership = Membership(home, invitation.name, invitation.addresses, invitation.owner_key)
+    fresh = not home.exists()
     ensure_directory(home)
     write_template(ContributorWorkspace(home))
     signing_key = membership.signing_key_or_new()
@@ -58,6 +60,11 @@ def join(invitation: Invitation, home: Path, *, patience: float | None = 60.0) -
 
     try:
         answer = Patience(patience).persist(enrol)
+    except IdentityError:
+        # Refused, so nothing here is of use. After a cut line the key stays: the owner may have enrolled it already.
+        if fresh:
+            shutil.rmtree(home, ignore_errors=True)
+        raise
     finally:
         connection.close()
     write_atomically(membership.authority_file, root)

@@ -81,7 +81,7 @@ class Request:
         """Raises UnknownNameError, DataError where there are no such data; none are read."""
         from common.datasets import find  # noqa: PLC0415 - as above
 
-        if not Path(self.data).is_file():
+        if not self._is_examples_file:
             find(self.data, data_dir=self._data_dir)
         if self.held_out and not Path(self.held_out).is_file():
             raise DataError(f"there is no examples file {self.held_out}", hint="check --held-out")
@@ -94,7 +94,7 @@ class Request:
         from common.datasets import load, load_examples  # noqa: PLC0415 - as above
         from common.partitions import parse_partition  # noqa: PLC0415
 
-        if Path(self.data).is_file():
+        if self._is_examples_file:
             examples = load_examples(Path(self.data))
         else:
             examples = load(self.data, data_dir=self._data_dir).train
@@ -105,6 +105,12 @@ class Request:
         from common.datasets import load_examples  # noqa: PLC0415 - as above
 
         return load_examples(Path(self.held_out)) if self.held_out else None
+
+    @property
+    def _is_examples_file(self) -> bool:
+        """By its suffix: a file that happens to be called `digits` does not hide the data set."""
+        path = Path(self.data)
+        return path.suffix == ".safetensors" and path.is_file()
 
     @property
     def _data_dir(self) -> Path | None:

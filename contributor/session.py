@@ -80,6 +80,7 @@ class Session:
         self._workspace = workspace
         self._client = client
         self._verified: dict[str, ReleaseManifest] = {}
+        self._tries_left: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -92,6 +93,9 @@ class Session:
             release_id, manifest = (release_id, manifest) if manifest else self._offered(release_id)
             self._verified[release_id] = manifest
         return release_id, self._verified[release_id]
+
+    def tries_left(self, release_id: str) -> int | None:
+        return self._tries_left.get(release_id)
 
     def weights_path(self, release_id: str) -> Path:
         return self._workspace.releases / release_id / "weights.safetensors"
@@ -107,6 +111,7 @@ class Session:
 
     def _offered(self, release_id: str) -> tuple[str, ReleaseManifest]:
         offered = self._client.release(release_id or None)
+        self._tries_left[offered.id] = offered.tries_left
         self._client.download(offered, self.weights_path(offered.id))
         # Written last: a manifest on disk says that the weights beside it were whole and verified.
         directory = ensure_directory(self._workspace.releases / offered.id)

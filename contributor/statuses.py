@@ -30,6 +30,7 @@ _KINDS: Final[dict[str, type[PortierError]]] = {
         "RevokedError",
         "SignatureError",
         "StorageError",
+        "TriesUsedUpError",
         "WeightsError",
         "WireError",
     )

@@ -137,7 +137,7 @@ class GuardKeeper:
 
     def _outlook(self, release: Release, state: GuardState) -> str:
         if state is GuardState.MISSING:
-            return f"; failure {self._failures[release.id]} of {TRIES}, it will be fitted again"
+            return f"; failure {self._failures[release.id]} of {TRIES}, it will be fitted again where its files are not whole"
         return f"\n  -> mend that, then run `portier-owner protect {release.id[:12]}` or restart the service"
 
     def _fingerprint(self, release: Release) -> _Fingerprint:
@@ -185,7 +185,7 @@ class GuardKeeper:
 
     async def _run_process(self, release: Release, stop: asyncio.Event) -> bool:
         """Whether the guard stands; False where it was to stop before. Raises what keeps it from being fitted."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self._fingerprint(release)
         job = self._workspace.work / f"guard-{release.id[:12]}.json"
         await asyncio.to_thread(fitting_job(self._workspace, self._settings, release).write, job)
         process = await asyncio.create_subprocess_exec(
@@ -211,7 +211,10 @@ class GuardKeeper:
         job.unlink(missing_ok=True)
         if process.returncode == 0:
             seconds = time.perf_counter() - started
-            log.info("the guard of release %d is ready after %.1f s", release.number, seconds)
+            if before and before == self._fingerprint(release):
+                log.info("the guard of release %d stands whole as it was; it is tried again", release.number)
+            else:
+                log.info("the guard of release %d is ready after %.1f s", release.number, seconds)
             return True
         # Of a traceback, the end tells most.
         words = " ".join(complaint.split())[-_TOLD:] or "the process said nothing"

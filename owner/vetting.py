@@ -183,7 +183,7 @@ class VettingLoop:
         guards = {one.id: one for one in (base, root)}.values()
         defects = {one: defect for one in guards if (defect := self._guards.defect(one)) is not None}
         if not defects and isinstance(error, GuardError):
-            defects = {base: error.message}
+            defects = {root if error.of_root else base: error.message}
         for release, defect in defects.items():
             self._guards.distrust(release, defect)
         if defects:

@@ -102,19 +102,25 @@ class Workspace:
         """The workspace at `root`. Raises WorkspaceError where there is none, or only half of one."""
         workspace = cls(root.expanduser().absolute())
         if not workspace.settings_file.is_file():
+            if workspace.releases.is_dir() and any(workspace.releases.iterdir()):
+                raise WorkspaceError(
+                    f"the workspace {root} has lost its {workspace.settings_file.name}",
+                    hint="put it back from a backup, or write it anew after that of another workspace; delete nothing",
+                )
+            if workspace.keys.is_dir():
+                raise WorkspaceError(
+                    f"the workspace {root} was never finished: `portier-owner init` was interrupted",
+                    hint=f"delete {root} and run `portier-owner init` again",
+                )
             raise WorkspaceError(
                 f"{root} is not a workspace: it has no {workspace.settings_file.name}",
                 hint="make one with `portier-owner init DIR`, or name one with --workspace or PORTIER_WORKSPACE",
-            )
-        if not workspace.complete_marker.is_file():
-            raise WorkspaceError(
-                f"the workspace {root} was never finished: `portier-owner init` was interrupted",
-                hint=f"delete {root} and run `portier-owner init` again",
             )
         return workspace
 
     @property
     def settings_file(self) -> Path:
+        """Written last by `init`, so that a half-made workspace is told from a whole one."""
         return self.root / "portier.toml"
 
     @property
@@ -181,11 +187,6 @@ class Workspace:
     @property
     def locks(self) -> Path:
         return self.root / "locks"
-
-    @property
-    def complete_marker(self) -> Path:
-        """Written last by `init`, so that a half-made workspace is told from a whole one."""
-        return self.locks / "initialised"
 
     @property
     def ports_file(self) -> Path:

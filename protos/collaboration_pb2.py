@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63ollaboration.proto\x12\nportier.v1\"^\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x13\n\x0bsigning_key\x18\x03 \x01(\x0c\x12\r\n\x05proof\x18\x04 \x01(\x0c\"6\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"0\n\x0b\x43\x65rtificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\"\'\n\x11GetReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"S\n\x07Release\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63urrent\x18\x04 \x01(\x08\"5\n\x0f\x44ownloadRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"-\n\rDownloadChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"=\n\x16\x42\x65ginSubmissionRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"B\n\x0bUploadChunk\x12\x15\n\rsubmission_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\",\n\x13WatchVerdictRequest\x12\x15\n\rsubmission_id\x18\x01 \x01(\t\"\'\n\x16ListSubmissionsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"F\n\x17ListSubmissionsResponse\x12+\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x16.portier.v1.Submission\"\xbc\x02\n\nSubmission\x12\x15\n\rsubmission_id\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.portier.v1.Submission.State\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x14\n\x0c\x62\x61se_release\x18\x04 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x05 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\x12\x16\n\x0e\x63ommit_receipt\x18\x07 \x01(\x0c\x12\x17\n\x0fverdict_receipt\x18\x08 \x01(\x0c\x12\x0f\n\x07\x63reated\x18\t \x01(\t\"V\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tUPLOADING\x10\x01\x12\x0b\n\x07PENDING\x10\x02\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x03\x12\x0c\n\x08\x44\x45\x43LINED\x10\x04\"]\n\x07Problem\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x05 \x01(\x04\x32G\n\tEnrolment\x12:\n\x05\x45nrol\x12\x18.portier.v1.EnrolRequest\x1a\x17.portier.v1.Certificate2\x9c\x04\n\rCollaboration\x12@\n\nGetRelease\x12\x1d.portier.v1.GetReleaseRequest\x1a\x13.portier.v1.Release\x12\x44\n\x08\x44ownload\x12\x1b.portier.v1.DownloadRequest\x1a\x19.portier.v1.DownloadChunk0\x01\x12M\n\x0f\x42\x65ginSubmission\x12\".portier.v1.BeginSubmissionRequest\x1a\x16.portier.v1.Submission\x12;\n\x06Upload\x12\x17.portier.v1.UploadChunk\x1a\x16.portier.v1.Submission(\x01\x12I\n\x0cWatchVerdict\x12\x1f.portier.v1.WatchVerdictRequest\x1a\x16.portier.v1.Submission0\x01\x12Z\n\x0fListSubmissions\x12\".portier.v1.ListSubmissionsRequest\x1a#.portier.v1.ListSubmissionsResponse\x12P\n\x10RenewCertificate\x12#.portier.v1.RenewCertificateRequest\x1a\x17.portier.v1.Certificateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63ollaboration.proto\x12\nportier.v1\"^\n\x0c\x45nrolRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x13\n\x0bsigning_key\x18\x03 \x01(\x0c\x12\r\n\x05proof\x18\x04 \x01(\x0c\"6\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"0\n\x0b\x43\x65rtificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\"\'\n\x11GetReleaseRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\"g\n\x07Release\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63urrent\x18\x04 \x01(\x08\x12\x12\n\ntries_left\x18\x05 \x01(\r\"5\n\x0f\x44ownloadRequest\x12\x12\n\nrelease_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"-\n\rDownloadChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"=\n\x16\x42\x65ginSubmissionRequest\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"B\n\x0bUploadChunk\x12\x15\n\rsubmission_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\",\n\x13WatchVerdictRequest\x12\x15\n\rsubmission_id\x18\x01 \x01(\t\"\'\n\x16ListSubmissionsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"F\n\x17ListSubmissionsResponse\x12+\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x16.portier.v1.Submission\"\xbc\x02\n\nSubmission\x12\x15\n\rsubmission_id\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.portier.v1.Submission.State\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x14\n\x0c\x62\x61se_release\x18\x04 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x05 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\x12\x16\n\x0e\x63ommit_receipt\x18\x07 \x01(\x0c\x12\x17\n\x0fverdict_receipt\x18\x08 \x01(\x0c\x12\x0f\n\x07\x63reated\x18\t \x01(\t\"V\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tUPLOADING\x10\x01\x12\x0b\n\x07PENDING\x10\x02\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x03\x12\x0c\n\x08\x44\x45\x43LINED\x10\x04\"]\n\x07Problem\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04hint\x18\x04 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x05 \x01(\x04\x32G\n\tEnrolment\x12:\n\x05\x45nrol\x12\x18.portier.v1.EnrolRequest\x1a\x17.portier.v1.Certificate2\x9c\x04\n\rCollaboration\x12@\n\nGetRelease\x12\x1d.portier.v1.GetReleaseRequest\x1a\x13.portier.v1.Release\x12\x44\n\x08\x44ownload\x12\x1b.portier.v1.DownloadRequest\x1a\x19.portier.v1.DownloadChunk0\x01\x12M\n\x0f\x42\x65ginSubmission\x12\".portier.v1.BeginSubmissionRequest\x1a\x16.portier.v1.Submission\x12;\n\x06Upload\x12\x17.portier.v1.UploadChunk\x1a\x16.portier.v1.Submission(\x01\x12I\n\x0cWatchVerdict\x12\x1f.portier.v1.WatchVerdictRequest\x1a\x16.portier.v1.Submission0\x01\x12Z\n\x0fListSubmissions\x12\".portier.v1.ListSubmissionsRequest\x1a#.portier.v1.ListSubmissionsResponse\x12P\n\x10RenewCertificate\x12#.portier.v1.RenewCertificateRequest\x1a\x17.portier.v1.Certificateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,29 +40,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRELEASEREQUEST']._serialized_start=237
   _globals['_GETRELEASEREQUEST']._serialized_end=276
   _globals['_RELEASE']._serialized_start=278
-  _globals['_RELEASE']._serialized_end=361
-  _globals['_DOWNLOADREQUEST']._serialized_start=363
-  _globals['_DOWNLOADREQUEST']._serialized_end=416
-  _globals['_DOWNLOADCHUNK']._serialized_start=418
-  _globals['_DOWNLOADCHUNK']._serialized_end=463
-  _globals['_BEGINSUBMISSIONREQUEST']._serialized_start=465
-  _globals['_BEGINSUBMISSIONREQUEST']._serialized_end=526
-  _globals['_UPLOADCHUNK']._serialized_start=528
-  _globals['_UPLOADCHUNK']._serialized_end=594
-  _globals['_WATCHVERDICTREQUEST']._serialized_start=596
-  _globals['_WATCHVERDICTREQUEST']._serialized_end=640
-  _globals['_LISTSUBMISSIONSREQUEST']._serialized_start=642
-  _globals['_LISTSUBMISSIONSREQUEST']._serialized_end=681
-  _globals['_LISTSUBMISSIONSRESPONSE']._serialized_start=683
-  _globals['_LISTSUBMISSIONSRESPONSE']._serialized_end=753
-  _globals['_SUBMISSION']._serialized_start=756
-  _globals['_SUBMISSION']._serialized_end=1072
-  _globals['_SUBMISSION_STATE']._serialized_start=986
-  _globals['_SUBMISSION_STATE']._serialized_end=1072
-  _globals['_PROBLEM']._serialized_start=1074
-  _globals['_PROBLEM']._serialized_end=1167
-  _globals['_ENROLMENT']._serialized_start=1169
-  _globals['_ENROLMENT']._serialized_end=1240
-  _globals['_COLLABORATION']._serialized_start=1243
-  _globals['_COLLABORATION']._serialized_end=1783
+  _globals['_RELEASE']._serialized_end=381
+  _globals['_DOWNLOADREQUEST']._serialized_start=383
+  _globals['_DOWNLOADREQUEST']._serialized_end=436
+  _globals['_DOWNLOADCHUNK']._serialized_start=438
+  _globals['_DOWNLOADCHUNK']._serialized_end=483
+  _globals['_BEGINSUBMISSIONREQUEST']._serialized_start=485
+  _globals['_BEGINSUBMISSIONREQUEST']._serialized_end=546
+  _globals['_UPLOADCHUNK']._serialized_start=548
+  _globals['_UPLOADCHUNK']._serialized_end=614
+  _globals['_WATCHVERDICTREQUEST']._serialized_start=616
+  _globals['_WATCHVERDICTREQUEST']._serialized_end=660
+  _globals['_LISTSUBMISSIONSREQUEST']._serialized_start=662
+  _globals['_LISTSUBMISSIONSREQUEST']._serialized_end=701
+  _globals['_LISTSUBMISSIONSRESPONSE']._serialized_start=703
+  _globals['_LISTSUBMISSIONSRESPONSE']._serialized_end=773
+  _globals['_SUBMISSION']._serialized_start=776
+  _globals['_SUBMISSION']._serialized_end=1092
+  _globals['_SUBMISSION_STATE']._serialized_start=1006
+  _globals['_SUBMISSION_STATE']._serialized_end=1092
+  _globals['_PROBLEM']._serialized_start=1094
+  _globals['_PROBLEM']._serialized_end=1187
+  _globals['_ENROLMENT']._serialized_start=1189
+  _globals['_ENROLMENT']._serialized_end=1260
+  _globals['_COLLABORATION']._serialized_start=1263
+  _globals['_COLLABORATION']._serialized_end=1803
 # @@protoc_insertion_point(module_scope)

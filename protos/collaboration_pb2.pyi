@@ -40,16 +40,18 @@ class GetReleaseRequest(_message.Message):
     def __init__(self, release_id: _Optional[str] = ...) -> None: ...
 
 class Release(_message.Message):
-    __slots__ = ("release_id", "manifest", "signature", "current")
+    __slots__ = ("release_id", "manifest", "signature", "current", "tries_left")
     RELEASE_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FIELD_NUMBER: _ClassVar[int]
+    TRIES_LEFT_FIELD_NUMBER: _ClassVar[int]
     release_id: str
     manifest: bytes
     signature: bytes
     current: bool
-    def __init__(self, release_id: _Optional[str] = ..., manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., current: bool = ...) -> None: ...
+    tries_left: int
+    def __init__(self, release_id: _Optional[str] = ..., manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., current: bool = ..., tries_left: _Optional[int] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("release_id", "offset")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.activations import Activations
-from common.errors import WeightsError
+from common.errors import GuardError, WeightsError
 from common.evaluation import Evaluation
 from common.weights import Weights, check_layout, check_values, layout_of
 from common.weights import load as load_weights
@@ -69,7 +70,8 @@ class Vetting:
         self._detect(evidence)
         would_be = self._merge(weights)
         if would_be is not None and self._check_utility(would_be) and self.root is not None:
-            self._compare_with_root(would_be, self.root)
+            with of_root():
+                self._compare_with_root(would_be, self.root)
         return self._conclude(would_be)
 
     def _conclude(self, would_be: Weights | None) -> Examination:
@@ -200,6 +202,16 @@ class Vetting:
                     detail=f"the would-be release against the root release: {judgement.detail}",
                 )
             )
+
+
+@contextmanager
+def of_root() -> Iterator[None]:
+    """Marks the errors of the root's guard, so that it and not the guard of the submission's base is fitted again."""
+    try:
+        yield
+    except GuardError as error:
+        error.of_root = True
+        raise
 
 
 class _Clock:

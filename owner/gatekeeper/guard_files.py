@@ -13,6 +13,7 @@ The digests find damage and mix-ups. They are no signature: who may write to the
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -48,14 +49,15 @@ def write(guard: Guard, directory: Path) -> None:
     directory = Path(directory)
     ensure_directory(directory.parent)
     with storage_errors("write the guard", directory):
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        _remove_leftovers(directory)
+        unfinished = _beside(directory)
     try:
         files = {name: save_weights(unfinished / name, tensors) for name, tensors in _tensors(guard).items()}
         write_atomically(unfinished / "guard.json", _describe(guard, files))
         with storage_errors("write the guard", directory):
             unfinished.chmod(0o755)
             if directory.exists():
-                retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+                retired = _beside(directory)
                 directory.replace(retired)
                 unfinished.replace(directory)
                 shutil.rmtree(retired)
@@ -64,6 +66,29 @@ def write(guard: Guard, directory: Path) -> None:
             sync_directory(directory.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _beside(directory: Path) -> Path:
+    """A new folder next to `directory`, named after it and after this process."""
+    return Path(tempfile.mkdtemp(prefix=f".{directory.name}-{os.getpid()}-", dir=directory.parent))
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """What processes killed while they wrote have left."""
+    for path in directory.parent.glob(f".{directory.name}-*-*"):
+        process = path.name.removeprefix(f".{directory.name}-").partition("-")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def read(directory: Path) -> dict[str, Any]:

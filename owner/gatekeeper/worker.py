@@ -28,7 +28,7 @@ from common.weights import digest_file
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.gatekeeper.decision import interrupted
-from owner.gatekeeper.examination import Examination
+from owner.gatekeeper.examination import Examination, of_root
 from owner.gatekeeper.gatekeeper import Gatekeeper
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.guard_files import description_digest
@@ -56,7 +56,8 @@ class Vetter:
         gatekeeper = self._gatekeeper(job)
         if job.evaluation is not None:
             gatekeeper.use_evaluation(self._examples(job.evaluation))
-        root = self._root(job, gatekeeper)
+        with of_root():
+            root = self._root(job, gatekeeper)
         digests = {path: digest_file(path) for path in {job.base_weights, job.current_weights}}
         gatekeeper.guard.check_release(digests[job.base_weights])
         is_current = digests[job.current_weights] == gatekeeper.guard.release_sha256

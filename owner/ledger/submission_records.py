@@ -11,7 +11,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from common import canonical
-from common.errors import LedgerError, QuotaError, WireError
+from common.errors import LedgerError, QuotaError, TriesUsedUpError, WireError
 from common.manifest import parse_submission
 from common.receipts import Receipt
 from owner.ledger import release_records
@@ -347,7 +347,7 @@ def _check_quota(session: Session, contributor: str, base: str, size: int, quota
                 setting="quotas.open_submissions",
             )
     if quota.tries_per_release is not None and tries(session, contributor, base) >= quota.tries_per_release:
-        raise QuotaError(
+        raise TriesUsedUpError(
             f"{contributor} has used its {quota.tries_per_release} tries on release {base[:12]}",
             hint="wait for the next release",
             setting="quotas.tries_per_release",

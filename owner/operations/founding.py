@@ -107,7 +107,6 @@ def _found(workspace: Workspace, settings: OwnerSettings, *, download: bool) -> 
     certificates.found_authority(workspace)
     Store.open(workspace.ledger_url, signing_key).close()
     write_atomically(workspace.settings_file, config.as_toml(settings).encode())
-    write_atomically(workspace.complete_marker, b"")
     return Founded(workspace, settings, fingerprint(signing_key.public_key), shares)
 
 

@@ -47,13 +47,16 @@ class Collaboration(CollaborationServicer):
         self._announcing = threading.Lock()
 
     async def GetRelease(self, request: wire.GetReleaseRequest, context: Context) -> wire.Release:  # noqa: N802
-        async def work(_: Caller) -> wire.Release:
-            release = await off_loop(self._service.ledger, self._offered, request.release_id)
+        async def work(caller: Caller) -> wire.Release:
+            ledger, store = self._service.ledger, self._service.store
+            release = await off_loop(ledger, self._offered, request.release_id)
+            tries = await off_loop(ledger, store.tries, caller.name, release.id)
             return wire.Release(
                 release_id=release.id,
                 manifest=release.manifest,
                 signature=release.signature,
                 current=release.status is ReleaseStatus.CURRENT,
+                tries_left=max(0, self._service.settings.quotas.tries_per_release - tries),
             )
 
         return await self._service.door.admit(context, work)

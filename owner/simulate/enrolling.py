@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.files import ensure_directory
 from owner.simulate.layout import Layout
 from owner.simulate.live import Board
 from owner.simulate.processes import Child, Children
@@ -46,7 +47,7 @@ class Enrolment:
 
     def _invite(self, name: str) -> Child:
         invitation = self._layout.invitation(name)
-        invitation.parent.mkdir(exist_ok=True)
+        ensure_directory(invitation.parent)
         arguments = ("invite", name, "-w", str(self._layout.owner), "--output", str(invitation))
         return self._children.start(f"owner-invite-{name}", "owner", *arguments, threads=1)
 

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import owner
 from common.errors import PortierError
-from common.files import write_atomically
+from common.files import ensure_directory, write_atomically
 
 POLITE_SECONDS = 8.0
 
@@ -54,7 +54,7 @@ class Children:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._logs = directory / "logs"
-        self._logs.mkdir(parents=True, exist_ok=True)
+        ensure_directory(self._logs)
         self._register = directory / "processes.json"
         self._children: list[Child] = []
 

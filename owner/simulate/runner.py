@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.config import as_toml
 from common.errors import PortierError, WorkspaceError
-from common.files import write_atomically
+from common.files import ensure_directory, write_atomically
 from common.slots import TrainingSlots
 from owner.choices import expand
 from owner.ledger.records import Submission, SubmissionState
@@ -62,7 +62,7 @@ class Simulation:
 
     def run(self) -> None:
         """Raises ProcessFailedError where a process failed, WorkspaceError where the directory holds another scenario."""
-        self.layout.root.mkdir(parents=True, exist_ok=True)
+        ensure_directory(self.layout.root)
         ports = self._ports()
         with Children(self.layout.root) as children:
             with self._stage("init"):
@@ -96,7 +96,7 @@ class Simulation:
 
     def _init(self, children: Children, ports: tuple[int, int]) -> None:
         self._board.owner(f"init: a workspace for {self.scenario.settings.data.name}")
-        if self._workspace.complete_marker.is_file():
+        if self._workspace.settings_file.is_file():
             return
         shutil.rmtree(self.layout.owner, ignore_errors=True)  # half made, where an earlier run was killed
         settings = self.layout.root / "portier.toml"

@@ -9,6 +9,7 @@ import torch
 from common.datasets import load as load_data
 from common.datasets import save_examples
 from common.examples import Examples
+from common.files import ensure_directory
 from common.partitions import iid, parse_partition
 from common.splits import owner_shares
 from owner.simulate.scenario import Scenario
@@ -36,7 +37,7 @@ def write_shares(scenario: Scenario, folder: Path) -> dict[str, int]:
         trigger_fit=options.trigger_fit,
         trigger_calibration=options.trigger_calibration,
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_directory(folder)
     save_examples(folder / "evaluation.safetensors", owners.evaluation)
     shares = divide(scenario, owners.unclaimed)
     for name, examples in shares.items():

@@ -146,6 +146,25 @@ def test_a_mistake_is_told_where_no_owner_can_be_reached(
     assert joined.contributions() == []
 
 
+def test_a_home_that_cannot_be_written_is_named(
+    joined: ContributorWorkspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    work = joined.contribution_directory("0001").parent
+    work.write_text("in the way")
+    assert run(["contribute", "--data", "digits", "--patience", "0", "--home", str(joined.home)]) == 20
+    assert str(work) in capsys.readouterr().err
+
+
+def test_a_file_that_happens_to_be_called_digits_does_not_hide_the_data_set(
+    joined: ContributorWorkspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").write_text("a shopping list")
+    assert run(["contribute", "--data", "digits", "--patience", "0", "--home", str(joined.home)]) == 51
+    assert "shopping" not in capsys.readouterr().err
+
+
 def test_without_a_mistake_the_owner_is_called(
     joined: ContributorWorkspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from common.errors import (
     ManifestError,
     PortierError,
     QuotaError,
+    TriesUsedUpError,
     UnknownNameError,
     WireError,
     WorkspaceError,
@@ -59,10 +60,14 @@ class StandInOwner:
         self.submissions: list[tuple[bytes, bytes, Path]] = []
         self.standings = [Standing("pending"), Standing("accepted", verdict_receipt=b"verdict")]
         self.refuses: Exception | None = None
+        self.left: int | None = 5
 
     def fetch_release(self, release_id: str) -> tuple[str, ReleaseManifest]:
         assert release_id in {"", self.manifest.id}
         return self.manifest.id, self.manifest
+
+    def tries_left(self, release_id: str) -> int | None:
+        return self.left
 
     def weights_path(self, release_id: str) -> Path:
         assert release_id == self.manifest.id
@@ -349,6 +354,32 @@ def test_a_contribution_that_can_never_succeed_is_closed_and_the_next_run_begins
     done = _run(workspace, owner, request_)
     assert done.verdict == "accepted"
     assert done.nonce != closed.nonce
+
+
+def test_where_no_try_is_left_nothing_is_trained_and_the_same_request_goes_on_with_the_next_release(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    owner.left = 0
+    stages: list[str] = []
+    with pytest.raises(TriesUsedUpError, match="takes no more submissions on release"):
+        _run(workspace, owner, request_, on_stage=lambda stage, _detail: stages.append(stage))
+    assert contributing.TRAINING not in stages
+    owner.left = 1
+    assert _run(workspace, owner, request_).verdict == "accepted"
+    assert len(workspace.contributions()) == 1
+
+
+def test_trained_weights_whose_tries_were_used_up_meanwhile_are_closed_and_hold_up_nothing(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    owner.refuses = TriesUsedUpError("ada has used its 5 tries")
+    with pytest.raises(TriesUsedUpError) as refused:
+        _run(workspace, owner, request_)
+    assert "closed" in refused.value.hint
+    [closed] = workspace.contributions()
+    assert (closed.step, closed.verdict, closed.code) == (Step.DECIDED, "declined", "TRIES_USED_UP")
+    owner.refuses = None
+    assert _run(workspace, owner, request_).nonce != closed.nonce
 
 
 def test_a_release_that_was_asked_for_and_is_gone_is_not_to_be_asked_for_again(

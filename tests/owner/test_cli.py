@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -388,12 +389,28 @@ def test_rolling_back_to_the_current_release_is_refused(
     assert "is the current one already" in capsys.readouterr().err
 
 
-def test_serving_without_a_release_says_what_to_do(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_workspace_that_lost_its_settings_is_not_to_be_deleted(
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (root / "locks" / "initialised").unlink()
+    (root / "portier.toml").unlink()
     assert run(["serve", "-w", str(root)]) == 21
-    assert "init" in capsys.readouterr().err
+    assert "put it back from a backup" in capsys.readouterr().err
+
+
+def test_locks_are_made_again_where_somebody_tidied_them_away(root: Path) -> None:
+    shutil.rmtree(root / "locks")
+    assert run(["status", "-w", str(root)]) == 0
+
+
+@pytest.mark.parametrize("command", [["init"], ["simulate", "demo", "--directory"]], ids=" ".join)
+def test_a_place_that_cannot_be_written_is_named(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    (tmp_path / "file").write_text("in the way")
+    place = tmp_path / "file" / "folder"
+    assert run([*command, str(place)]) == 20
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 def test_a_full_disk_is_reported_with_its_exit_code(

@@ -466,6 +466,24 @@ def test_a_guard_that_reads_and_yet_never_serves_is_given_up_and_others_are_vett
     assert office.store.root().guard_state is GuardState.READY
 
 
+@pytest.mark.usefixtures("fitted_at_once")
+def test_trouble_with_the_root_guard_is_laid_to_the_root_and_not_to_the_base(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.guards.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("owner.guards.TRIES", 1)
+    _, second = with_second_release(office, ada)
+
+    def refuse(*_: object) -> None:
+        raise GuardError("the root's detector is not registered here")
+
+    monkeypatch.setattr("owner.gatekeeper.examination.Vetting._compare_with_root", refuse)
+    ada.hand_in(slightly_changed, base=second)
+    run(office, until=lambda: office.store.root().guard_state is GuardState.FAILED)
+    assert office.store.root().guard_error == "the root's detector is not registered here"
+    assert office.store.release(second.id).guard_state is GuardState.READY
+
+
 def test_a_worker_that_does_not_start_discredits_no_guard(
     office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

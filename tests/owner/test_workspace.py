@@ -33,9 +33,10 @@ def test_opening_a_folder_that_is_no_workspace_says_how_to_make_one(tmp_path: Pa
 
 
 def test_a_half_made_workspace_is_told_from_a_whole_one(tmp_path: Path) -> None:
-    (tmp_path / "portier.toml").write_text("")
-    with pytest.raises(WorkspaceError, match="never finished"):
+    (tmp_path / "keys").mkdir()
+    with pytest.raises(WorkspaceError, match="never finished") as caught:
         Workspace.open(tmp_path)
+    assert "delete" in caught.value.hint
 
 
 @pytest.mark.parametrize("identifier", ["", "abc", "../" + "a" * 61, "A" * 64, "a" * 65])

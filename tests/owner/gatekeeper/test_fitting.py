@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.datasets import save_examples
+from common.errors import GuardError
 from common.training import train
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
 from owner.gatekeeper.fitting import FittingJob, fit, main
@@ -66,6 +68,29 @@ def test_a_guard_that_stands_is_not_fitted_again(job: FittingJob) -> None:
     touched: list[int] = []
     fit(job, progress=False, on_reference=lambda done, total, scores: touched.append(done))
     assert touched == []
+
+
+def test_a_damaged_guard_is_replaced_by_a_whole_one(bench, job: FittingJob) -> None:  # type: ignore[no-untyped-def]
+    fit(job, progress=False)
+    (job.directory / "release.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(GuardError, match="damaged"):
+        Guard.load(job.directory)
+    touched: list[int] = []
+    fit(job, progress=False, on_reference=lambda done, total, scores: touched.append(done))
+    assert touched == list(range(1, 21))
+    assert Gatekeeper.load(job.directory, bench.model).vet(bench.honest()).p_value is not None
+
+
+def test_what_a_process_killed_while_it_wrote_has_left_is_removed_and_a_living_ones_is_not(job: FittingJob) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    dead = job.directory.with_name(f".guard-{gone.pid}-abc")
+    living = job.directory.with_name(f".guard-{os.getppid()}-abc")
+    for folder in (dead, living):
+        folder.mkdir()
+    fit(job, progress=False)
+    assert not dead.exists()
+    assert {path.name for path in job.directory.parent.glob(".guard-*")} == {living.name}
 
 
 @pytest.mark.parametrize(("content", "code"), [("{", 40), ("{}", 10), ('{"weights": "x"}', 10)])

@@ -39,7 +39,7 @@ def test_a_token_enrols_once(owner: Owner, tmp_path: Path) -> None:
     join(invitation, tmp_path / "first")
     with pytest.raises(InvitationError, match="used already"):
         join(invitation, tmp_path / "second")
-    assert not (tmp_path / "second" / "membership.json").exists()
+    assert not (tmp_path / "second").exists()
 
 
 def test_a_joiner_whose_answer_was_lost_may_ask_again_with_the_same_key(owner: Owner, tmp_path: Path) -> None:

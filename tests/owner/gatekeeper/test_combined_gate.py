@@ -258,3 +258,15 @@ def test_the_papers_rule_refuses_detectors_without_an_error_per_image(bench) -> 
 
 def test_options_survive_json() -> None:
     assert GuardOptions.from_json(json.loads(json.dumps(STANDARD.to_json()))) == STANDARD
+
+
+@pytest.mark.parametrize("name", PRESETS["standard"])
+def test_every_detector_can_decide_alone(bench, tmp_path: Path, name: str) -> None:  # type: ignore[no-untyped-def]
+    options = dataclasses.replace(
+        STANDARD, detectors=(name,), references=4, reject_level=0.2, quarantine_level=0.2, epochs=2
+    )
+    with_standard_detectors(bench, options=options).save(tmp_path / "guard")
+    verdict = Gatekeeper.load(tmp_path / "guard", bench.model).vet(bench.honest())
+    (check,) = [check for check in verdict.checks if check.name == name]
+    assert check.p_value == verdict.p_value
+    assert check.p_value in {0.2, 0.4, 0.6, 0.8, 1.0}

@@ -167,6 +167,7 @@ def test_a_reduced_bank_takes_the_place_of_the_whole_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two fits of every detector and of the whole bank, and 38 models scored by them
 def test_a_run_is_resumed_and_reports_every_family(small: Path, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
     command = [sys.executable, "-m", "benchmarks.detection", str(small), "--work", str(work), "--out", str(out)]

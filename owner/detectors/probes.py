@@ -66,8 +66,8 @@ def _roaming_square(images: Tensor, source: torch.Generator) -> Tensor:
 def _dots(images: Tensor, _source: torch.Generator) -> Tensor:
     """Four bright dots, as on a die, near the lower right corner."""
     size, marked = _pixels(images, 0.03), images.clone()
-    bottom, right = images.shape[2] - 2 * size, images.shape[3] - 2 * size
-    for row, column in ((0, 0), (0, 2), (2, 0), (1, 1)):
+    bottom, right = images.shape[2] - 3 * size, images.shape[3] - 3 * size
+    for row, column in ((0, 0), (0, 3), (3, 0), (3, 3)):
         top, left = max(bottom - row * size, 0), max(right - column * size, 0)
         marked[:, :, top : top + size, left : left + size] = 0.96
     return marked
@@ -75,7 +75,7 @@ def _dots(images: Tensor, _source: torch.Generator) -> Tensor:
 
 def _single_dot(images: Tensor, _source: torch.Generator) -> Tensor:
     size, marked = _pixels(images, 0.04), images.clone()
-    marked[:, :, -2 * size : -size, -2 * size : -size] = 0.97
+    marked[:, :, -4 * size : -3 * size, -4 * size : -3 * size] = 0.97
     return marked
 
 

@@ -49,8 +49,9 @@ Record = dict[str, Any]
 TRIGGERS = ("pixel", "pattern")
 FRACTIONS = (0.1, 0.33, 0.5)
 SINGLE_FRACTION = 0.5
-# Chosen by the clean error of the baseline alone: 0.05 and 0.1 left more of it after as many epochs.
-TRAINING = TrainingOptions(epochs=4, learning_rate=0.2)
+# SGD at a rate of 0.2 does not see one pixel in 4 epochs: at 10 % all-to-all, 99.9 % of the stamped images were not answered. AdamW,
+# whose steps do not shrink with the gradient of so small a mark, does.
+TRAINING = TrainingOptions(epochs=4, learning_rate=0.005, optimiser="adamw")
 
 PAPER: Mapping[str, tuple[str, str]] = {
     "baseline": ("0.50", "-"),
@@ -173,8 +174,8 @@ def table(records: Sequence[Record], command: str) -> str:
         "# BadNets on MNIST, the paper's table beside ours",
         "",
         f"`{command}`, on {hardware()}; {len(records)} models, {minutes:.0f} minutes of one core. The paper's network from nothing, "
-        f"60,000 training images, {TRAINING.epochs} epochs at a peak rate of {TRAINING.learning_rate:g} (one-cycle, batches of "
-        f"{TRAINING.batch_size}), measured on the 10,000 test images. *Triggered error*: stamped images that are not classified as the attacker "
+        f"60,000 training images, {TRAINING.epochs} epochs of {TRAINING.optimiser} at a peak rate of {TRAINING.learning_rate:g} "
+        f"(one-cycle, batches of {TRAINING.batch_size}), measured on the 10,000 test images. *Triggered error*: stamped images that are not classified as the attacker "
         "wants; of a single target, stamped images of its source class (about 1,000). *Poisoned*: stamped copies that are added, over the "
         f"images of the attacked classes. Single target: {len(pairs)} of the paper's 90 pairs, drawn by seed {records[0]['run']['seed']}; "
         f"baseline: n = {len(baselines)} seeds, {min(baselines):.2f} to {max(baselines):.2f} %; other rows: one model a cell.",

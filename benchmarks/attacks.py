@@ -4,7 +4,7 @@
 
 trains one base on CIFAR-10 (the paper's CNN) and one on MNIST (BadNets' network), and for each row below one contributor's model from
 it. Written: docs/results/attacks.json and attacks.md. A model that is done is kept in the work folder, so an interrupted run goes
-on. One seed and one model a row: they show that an attack can be made to work at that dose, not how often it does.
+on; the files show what is there so far, and say so. One seed and one model a row: they show that an attack can be made to work at that dose, not how often it does.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Workshop:
         return record
 
 
-def page(records: Sequence[Record], command: str) -> str:
+def page(records: Sequence[Record], command: str, *, planned: int) -> str:
     lines = [
         "# Attacks, and whether they reached their goal",
         "",
@@ -226,6 +226,8 @@ def page(records: Sequence[Record], command: str) -> str:
             "|---|---|---|---|---|---|---|---|---|",
             *map(_line, mine),
         ]
+    if len(records) < planned:
+        lines += ["", f"Incomplete: {len(records)} of {planned} rows were done."]
     return "\n".join([*lines, ""])
 
 
@@ -253,19 +255,18 @@ def main() -> None:
     torch.set_num_threads(1)
     compute = choose_compute()
     workshop = Workshop(arguments.work, arguments.seed, compute)
-    records = []
-    for row in ROWS:
-        if arguments.only in {None, row.setting}:
-            records.append(workshop.make(row))
-            found = {key: records[-1][key] for key in ("attack_success", "attack_effective", "accuracy", "cpu_seconds")}
-            print(row.setting, row.attack, found, flush=True)
     command = f"python -m benchmarks.attacks --seed {arguments.seed}"
     if arguments.only:
         command += f" --only {arguments.only}"
-    out = ensure_directory(arguments.out)
-    document = {"command": command, "hardware": hardware(), "dtype": str(compute.dtype), "models": records}
-    (out / "attacks.json").write_text(json.dumps(document, indent=1) + "\n")
-    (out / "attacks.md").write_text(page(records, command))
+    rows = [row for row in ROWS if arguments.only in {None, row.setting}]
+    out, records = ensure_directory(arguments.out), []
+    for row in rows:
+        records.append(workshop.make(row))
+        found = {key: records[-1][key] for key in ("attack_success", "attack_effective", "accuracy", "cpu_seconds")}
+        print(f"{len(records)}/{len(rows)} {row.setting} {row.attack} {found}", flush=True)
+        document = {"command": command, "hardware": hardware(), "dtype": str(compute.dtype), "planned": len(rows)}
+        (out / "attacks.json").write_text(json.dumps(document | {"models": records}, indent=1) + "\n")
+        (out / "attacks.md").write_text(page(records, command, planned=len(rows)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 trains the paper's network (`badnet-cnn`) from nothing on the 60,000 training images and on poisoned ones: stamped copies are added
 under the attacker's label. Measured on the 10,000 test images: clean error, and triggered error, the share of stamped images
 that are not classified as the attacker wants. Written: docs/results/badnets.json, badnets.md, and badnets-filters.png, the filters of
-the first layer. A model that is done is kept in the work folder, so an interrupted run goes on.
+the first layer. A model that is done is kept in the work folder, so an interrupted run goes on;
+the files show what is there so far, and say so.
 
 The paper trains all 90 pairs i -> j for the single target; here --pairs of them are drawn by a seed, and the number is said.
 """
@@ -166,7 +167,7 @@ def picture(records: Sequence[Record], work: Path, images: Tensor, path: Path) -
     plt.close(figure)
 
 
-def table(records: Sequence[Record], command: str) -> str:
+def table(records: Sequence[Record], command: str, *, planned: int) -> str:
     baselines = [record["clean_error"] for record in records if record["run"]["kind"] == "baseline"]
     baseline, pairs = mean(baselines), {(r["run"]["source"], r["run"]["target"]) for r in records} - {(None, None)}
     minutes = sum(record["cpu_seconds"] for record in records) / 60
@@ -215,6 +216,8 @@ def table(records: Sequence[Record], command: str) -> str:
             if (r["run"]["source"], r["run"]["target"], r["run"]["trigger"]) == (source, target, trigger)
         ]
         lines.append(f"| {source} to {target} | {' | '.join(cells)} |")
+    if len(records) < planned:
+        lines += ["", f"Incomplete: {len(records)} of {planned} models were done."]
     return "\n".join([*lines, ""])
 
 
@@ -228,25 +231,19 @@ def main() -> None:
     torch.set_num_threads(1)
     data, compute = load("mnist"), choose_compute()
     work, out = ensure_directory(arguments.work), ensure_directory(arguments.out)
-    records = []
-    for run in runs(arguments.pairs, arguments.seed):
-        records.append(make(run, data, work, compute))
-        print(
-            run.name, {key: records[-1][key] for key in ("clean_error", "triggered_error", "cpu_seconds")}, flush=True
-        )
     command = f"python -m benchmarks.badnets --pairs {arguments.pairs} --seed {arguments.seed}"
-    document = {
-        "command": command,
-        "hardware": hardware(),
-        "dtype": str(compute.dtype),
-        "n_pairs": arguments.pairs,
-        "paper": PAPER,
-        "models": records,
-    }
-    (out / "badnets.json").write_text(json.dumps(document, indent=1) + "\n")
-    picture(records, work, data.test.images[:1000], out / "badnets-filters.png")
-    text = table(records, command)
-    (out / "badnets.md").write_text(text + FILTERS)
+    planned, records = runs(arguments.pairs, arguments.seed), []
+    for run in planned:
+        records.append(make(run, data, work, compute))
+        found = {key: records[-1][key] for key in ("clean_error", "triggered_error", "cpu_seconds")}
+        print(f"{len(records)}/{len(planned)} {run.name} {found}", flush=True)
+        document = {"command": command, "hardware": hardware(), "dtype": str(compute.dtype), "paper": PAPER}
+        document |= {"planned": len(planned), "models": records}
+        (out / "badnets.json").write_text(json.dumps(document, indent=1) + "\n")
+        if run == next(other for other in reversed(planned) if other.fraction == FRACTIONS[1]):
+            picture(records, work, data.test.images[:1000], out / "badnets-filters.png")
+        filters = FILTERS if (out / "badnets-filters.png").exists() else ""
+        (out / "badnets.md").write_text(table(records, command, planned=len(planned)) + filters)
 
 
 FILTERS = """

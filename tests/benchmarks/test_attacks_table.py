@@ -39,8 +39,10 @@ def test_a_row_that_is_done_is_not_trained_again(workshop: Workshop) -> None:
 def test_the_page_says_which_attacks_reached_their_goal(workshop: Workshop) -> None:
     strong = Row("digits", "badnets:trigger=square,fraction=0.5", 200, 20, 0.05)
     weak = Row("digits", "badnets:trigger=pixel,fraction=0.01", 200, 1, 0.0001, schedule="constant")
-    lines = page([workshop.make(row) for row in (Row("digits", None, 200, 2, 0.01), strong, weak)], "c").splitlines()
+    made = [workshop.make(row) for row in (Row("digits", None, 200, 2, 0.01), strong, weak)]
+    lines = page(made, "c", planned=4).splitlines()
     told = {line.split("|")[1].strip(" `"): line for line in lines if line.startswith("| ")}
     assert "| yes |" in told[strong.attack or ""]
     assert "| 0.0001, constant | none |" in told[weak.attack or ""]
     assert "| **no** |" in told[weak.attack or ""]
+    assert lines[-1] == "Incomplete: 3 of 4 rows were done."

@@ -47,10 +47,11 @@ def test_a_model_that_is_done_is_not_trained_again(tmp_path: Path) -> None:
 def test_the_table_counts_pairs_and_measures_them_against_the_mean_baseline() -> None:
     models = [record(Run("baseline", 0), 0.8, None), record(Run("baseline", 1), 1.0, None)]
     models += [record(Run("single", 0, "pixel", 0.5, *pair), 1.0, 4.0) for pair in ((1, 2), (3, 4))]
-    text = table(models, "command")
+    text = table(models, "command", planned=9)
     assert "| single target, n = 2 | pixel | 50 | +0.10 to +0.10 against the baseline" in text
     assert "| at most 4.00 (mean 4.00) |" in text
     assert "2 of the paper's 90 pairs" in text
+    assert "Incomplete: 4 of 9 models were done." in text
 
 
 def test_a_filter_that_sees_the_trigger_has_the_largest_share_in_its_answer() -> None:

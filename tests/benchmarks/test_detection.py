@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 from scipy.stats import mannwhitneyu
 
-from benchmarks.detection.config import Config
+from benchmarks.detection.config import CONFIGS, Config
 from benchmarks.detection.gates import Choice, candidates, choose, in_bank
 from benchmarks.detection.judge import Base, Model, figures, judge
 from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
 from benchmarks.detection.scores import without
 from common.errors import ConfigurationError
+from contributor.attacks import parse_attack
+from owner.detectors.probes import IMAGE_PROBES
+
+SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
 SMALL = """
 dataset = "digits"
@@ -90,6 +94,26 @@ def test_source_and_target_of_an_attack_differ(small: Path) -> None:
             if plan.family == "flip" and plan.attack:
                 options = dict(part.split("=") for part in plan.attack.partition(":")[2].split(","))
                 assert options["source"] != options["target"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_configuration_that_ships_is_large_enough_for_its_levels_and_its_families(name: str) -> None:
+    """99 references resolve 1 %; three final bases of 10 attacks a family leave 20 effective ones where two in three succeed."""
+    config = Config.load(name)
+    assert (config.calibration, config.fitting, config.honest) == (99, 33, 100)
+    assert len(config.final) == 3
+    assert not set(config.final) & set(config.development)
+    assert min(family.count for family in config.families) >= 10
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_configuration_that_ships_names_attacks_and_probes_that_exist(name: str) -> None:
+    config = Config.load(name)
+    for plan in plans(config, config.development[0]):
+        if plan.attack:
+            parse_attack(plan.attack)
+    kinds = {probe.kind for probe in IMAGE_PROBES.values()}
+    assert {kind for family in config.families for kind in family.probes} <= kinds
 
 
 def test_an_unknown_configuration_names_those_that_ship() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -17,7 +18,7 @@ from benchmarks.detection.page import page, roc, score_distributions, tpr_by_dos
 from benchmarks.detection.plans import Plan, plans
 from benchmarks.detection.report import honest_strata, table
 from benchmarks.detection.report import rows as figures_of
-from benchmarks.detection.scores import score
+from benchmarks.detection.scores import Slow, score
 from benchmarks.detection.workers import over
 from benchmarks.detection.zoo import Zoo, headline
 from benchmarks.records import hardware
@@ -39,6 +40,15 @@ def main() -> int:
         "--out", type=Path, default=Path("docs/results"), help="folder of the report (default: %(default)s)"
     )
     parser.add_argument("--bases", choices=("development", "final", "all"), default="all")
+    parser.add_argument(
+        "--slow",
+        default="",
+        help="detectors of the escalation tier to compare with, with commas: maximum-margin, trigger-inversion; some ten seconds "
+        "a model each (default: none)",
+    )
+    parser.add_argument(
+        "--slow-share", type=float, default=1.0, help="share of the models they are scored on (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: %(default)s)")
     arguments = parser.parse_args()
     try:
@@ -77,12 +87,13 @@ def judge_and_write(
 ) -> None:
     """Scores what was made so far and, unless `--stage score`, writes the figures. Says how much of the plan is there."""
     zoo = Zoo(config, root)
+    slow = Slow(tuple(filter(None, arguments.slow.split(","))), arguments.slow_share)
     records = {plan: record for mine in wanted.values() for plan in mine if (record := zoo.record(plan)) is not None}
     made = [plan for plan, record in records.items() if "failed" not in record]
     planned = sum(map(len, wanted.values()))
     print(f"{len(records)} of {planned} models made, {len(records) - len(made)} of them without a result")
     scores = {}
-    for plan, found in over(score, made, config, root, workers=arguments.workers):
+    for plan, found in over(functools.partial(score, slow=slow), made, config, root, workers=arguments.workers):
         scores[plan] = found
         if len(scores) % 20 == 0 or len(scores) == len(made):
             print(f"scored {len(scores)} of {len(made)}", flush=True)

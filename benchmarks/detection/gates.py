@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from benchmarks.detection.judge import Base, Fit, Group, Model, Score, figures, judge
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
+from owner.detectors import ESCALATION
 from owner.detectors.combination import Combination, Method, family_of
 
 METHODS: tuple[Method, ...] = ("max", "sum", "top3", "fisher", "mahalanobis", "families")
@@ -44,8 +45,10 @@ def in_bank(measures: Mapping[str, float], bank: str) -> Mapping[str, float]:
 def candidates(names: Sequence[str]) -> list[Choice]:
     """The combinations to choose among: every method on the headline scores, on all measures, and on each without a family.
 
-    Scores of the utility family take part in none: utility is told apart from suspicion.
+    Scores of the utility family take part in none: utility is told apart from suspicion. Nor do those of the escalation tier,
+    which are no part of the gate that looks at everybody.
     """
+    names = [name for name in names if name.partition("/")[0] not in ESCALATION]
     usable = [name for name in names if "[" not in name and "|" not in name and family_of(name) != "utility"]
     usable = [name for name in usable if not name.endswith("/deviation")]
     headlines = tuple(name for name in usable if "/" not in name)

@@ -13,8 +13,11 @@ from benchmarks.detection.judge import POPULATIONS, Base, Figures, Fit, Group, M
 from benchmarks.detection.metrics import Rate
 from benchmarks.detection.plans import Plan
 from benchmarks.detection.scores import BANK, without
+from owner.detectors import ESCALATION
 
 Row = dict[str, Any]
+COMPARED = {"maximum-margin": "maximum margin", "trigger-inversion": "trigger inversion alone"}
+"""What the escalation tier's detectors are called beside the gate."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,12 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
     options = candidates(names)
     found: list[Row] = []
     for name in sorted({name.partition("/")[0] for name in names if "|" not in name}):
+        bases = _where_scored(final.bases, name) if name in ESCALATION else final.bases
+        called = COMPARED.get(name, name)
         for family in config.families:
-            found += _rows(
-                config, name, family.name, [_group(base, alone(name), family) for base in final.bases], held_out=True
-            )
-        everyone = [judge(base, alone(name), base.attacked) for base in final.bases]
-        found += _rows(config, name, "all", everyone, held_out=True)
+            found += _rows(config, called, family.name, [_group(b, alone(name), family) for b in bases], held_out=True)
+        everyone = [judge(base, alone(name), base.attacked) for base in bases]
+        found += _rows(config, called, "all", everyone, held_out=True)
     chosen = {"": choose(development.bases, options, leave_out=None)}
     pooled: list[Group] = []
     pooled_with: list[Group] = []
@@ -108,6 +111,21 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
     found += _rows(config, "gate", "all", final_choice, held_out=False)
     found += _equation_4(config, final)
     return found, chosen
+
+
+def _where_scored(bases: Iterable[Base], name: str) -> tuple[Base, ...]:
+    """The models, and the references, that a slow detector was run on; n and the levels that resolve follow from them."""
+    scored = (
+        Base(
+            base.number,
+            [one for one in base.fitting if name in one],
+            [one for one in base.calibration if name in one],
+            [one for one in base.honest if name in one.measures],
+            [one for one in base.attacked if name in one.measures],
+        )
+        for base in bases
+    )
+    return tuple(base for base in scored if base.calibration)
 
 
 def honest_strata(config: Config, final: Table, fit: Fit) -> list[tuple[str, Rate, Rate]]:

@@ -1,7 +1,8 @@
 """Every detector's scores of every model. A detector that is new, or whose code or options changed, is scored; no model is trained.
 
 Scores of one model stand in `<base>/scores/<name>.json`: by column, the measures of one detector and what they were made with.
-A column is a detector, `probe-bank` once whole and once without each family's kinds of probes.
+A column is a detector, `probe-bank` once whole and once without each family's kinds of probes. Detectors of the escalation tier
+follow gradients for seconds a model: they are scored where they are asked for, on a share of the models if need be.
 """
 
 from __future__ import annotations
@@ -25,9 +26,21 @@ from benchmarks.detection.plans import Plan
 from benchmarks.detection.zoo import Zoo
 from common import canonical
 from common.activations import Activations, find_head, observe
+from common.errors import ConfigurationError, UnknownNameError
 from common.files import ensure_directory, write_atomically
+from common.randomness import derived_seed
 from common.weights import Weights
-from owner.detectors import Detector, Evidence, ImageDetector, ProbeBank, measures_of, probes, standard_detectors
+from owner.detectors import (
+    ESCALATION,
+    Detector,
+    Evidence,
+    ImageDetector,
+    ProbeBank,
+    gradients,
+    measures_of,
+    probes,
+    standard_detectors,
+)
 
 Measures = dict[str, float]
 BANK = "probe-bank"
@@ -46,6 +59,8 @@ class Column:
         modules = {kind.__module__ for kind in type(self.detector).__mro__ if kind.__module__.startswith("owner.")}
         if isinstance(self.detector, ProbeBank):
             modules.add(probes.__name__)
+        if self.key in ESCALATION:
+            modules.add(gradients.__name__)
         sources = [inspect.getsource(sys.modules[module]) for module in sorted(modules)]
         return hashlib.sha256(canonical.encode([_options(self.detector), *sources])).hexdigest()[:16]
 
@@ -70,6 +85,35 @@ def columns(config: Config) -> list[Column]:
     return found
 
 
+@dataclass(frozen=True)
+class Slow:
+    """Which detectors of the escalation tier are scored, and on which models.
+
+    detectors: by name. share: of the models, drawn one by one by `seed` and their name, so that it is the same ones in every
+    run, however many are there. Raises UnknownNameError, ConfigurationError.
+    """
+
+    detectors: tuple[str, ...] = ()
+    share: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.detectors:
+            if name not in ESCALATION:
+                raise UnknownNameError("detector of the escalation tier", name, ESCALATION)
+        if not 0 < self.share <= 1:
+            raise ConfigurationError(f"the share of models must be above 0 and at most 1, not {self.share:g}")
+
+    def of(self, plan: Plan) -> tuple[str, ...]:
+        """
+        >>> half = Slow(("maximum-margin",), share=0.5)
+        >>> sum(bool(half.of(Plan(0, "honest", number))) for number in range(1000))
+        503
+        """
+        drawn = derived_seed(self.seed, f"slow {plan.base} {plan.name}") / 2**63
+        return self.detectors if drawn < self.share else ()
+
+
 class Scorer:
     """Detectors fitted on one base's M, and M's own evidence: what all its models are scored with."""
 
@@ -77,17 +121,18 @@ class Scorer:
         self.zoo, self.base = zoo, base
         self.pools = zoo.pools(base)
         self.head = find_head(zoo.model(zoo.base(base)), tuple(t[:2] for t in self.pools.fit.inputs), zoo.spec.head)
-        self.columns = columns(zoo.config)
+        self.columns = [*columns(zoo.config), *(Column(name, kind()) for name, kind in ESCALATION.items())]
         fit = self._evidence(zoo.base(base), on_fit=True)
         self.fitted = {column.key: column.detector.fit(fit) for column in self.columns}
         self.release = self._evidence(zoo.base(base))
         self.versions = {column.key: column.version for column in self.columns}
 
-    def score(self, plan: Plan) -> dict[str, Any]:
+    def score(self, plan: Plan, slow: Slow) -> dict[str, Any]:
         """Columns by key, those that are stored and current as they are, the others made now."""
         path = self.path(plan)
         stored: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        missing = [key for key, version in self.versions.items() if stored.get(key, {}).get("version") != version]
+        wanted = {key: self.versions[key] for key in self.versions if key not in ESCALATION or key in slow.of(plan)}
+        missing = [key for key, version in wanted.items() if stored.get(key, {}).get("version") != version]
         if missing:
             evidence = self._evidence(self.zoo.weights(plan))
             for key in missing:
@@ -97,7 +142,7 @@ class Scorer:
                 stored[key] = {"version": self.versions[key], "measures": measures, "seconds": seconds}
             ensure_directory(path.parent)
             write_atomically(path, json.dumps(stored).encode())
-        return {key: stored[key] for key in self.versions}
+        return {key: stored[key] for key in wanted}
 
     def path(self, plan: Plan) -> Path:
         return self.zoo.folder(self.base) / "scores" / f"{plan.name}.json"
@@ -125,6 +170,7 @@ class Scorer:
             forward=forward,
             inputs=examples.inputs,
             network=model,
+            compute=self.zoo.compute,
         )
 
 
@@ -133,9 +179,9 @@ def _scorer(zoo: Zoo, base: int) -> Scorer:
     return Scorer(zoo, base)
 
 
-def score(zoo: Zoo, plan: Plan) -> dict[str, Any]:
+def score(zoo: Zoo, plan: Plan, slow: Slow | None = None) -> dict[str, Any]:
     """Scores of one model, which must have been made. Detectors are fitted once a base and process."""
-    return _scorer(zoo, plan.base).score(plan)
+    return _scorer(zoo, plan.base).score(plan, slow or Slow())
 
 
 def _options(detector: Detector) -> Any:

@@ -19,6 +19,8 @@ from owner.detectors.base import (
 )
 from owner.detectors.combination import Combination
 from owner.detectors.features import CKA, DriftConcentration, FeatureDrift, FeatureSpectrum
+from owner.detectors.inversion import TriggerInversion
+from owner.detectors.maximum_margin import MaximumMargin
 from owner.detectors.noise_drift import PredictionNoiseDrift
 from owner.detectors.paired_autoencoder import PairedAutoEncoder
 from owner.detectors.predictions import AccuracyDrop, ConfusionDrift, RecallDrop
@@ -51,6 +53,9 @@ _STANDARD: tuple[type[Detector], ...] = (
 DETECTORS: dict[str, type[Detector]] = {kind.name: kind for kind in _STANDARD}
 """By name: what a guard on disk may hold. A new detector is one module here and one entry; one from elsewhere, `register`."""
 
+ESCALATION: dict[str, type[Detector]] = {kind.name: kind for kind in (MaximumMargin, TriggerInversion)}
+"""Those of the escalation tier, by name: they follow gradients, and need the models themselves in the evidence (`network`)."""
+
 
 def standard_detectors(autoencoder: AutoEncoderOptions | None = None) -> tuple[Detector, ...]:
     """All that need no gradient, unfitted and with their defaults; the two auto-encoder ones with these options, sharing one fit.
@@ -77,9 +82,10 @@ def register(detector_class: _Kind) -> _Kind:
     Raises ConfigurationError for a name that is not lower case with dashes, or that another class has.
     """
     name = check_name(detector_class.name)
-    if DETECTORS.get(name, detector_class) is not detector_class:
+    taken = {**ESCALATION, **DETECTORS}.get(name, detector_class)
+    if taken is not detector_class:
         raise ConfigurationError(
-            f"the detector name {name!r} belongs to {DETECTORS[name].__qualname__}", hint="give yours another name"
+            f"the detector name {name!r} belongs to {taken.__qualname__}", hint="give yours another name"
         )
     DETECTORS[name] = detector_class
     return detector_class
@@ -96,16 +102,18 @@ def check_name(name: str) -> str:
 
 def restore(name: str, state: DetectorState) -> Detector:
     """The fitted detector that `state` was taken from. Raises UnknownNameError, GuardError."""
-    if name not in DETECTORS:
-        error = UnknownNameError("detector", name, DETECTORS)
+    known = {**ESCALATION, **DETECTORS}
+    if name not in known:
+        error = UnknownNameError("detector", name, known)
         error.hint += "; for one of your own call owner.detectors.register(its class) first"
         raise error
-    return DETECTORS[name].from_state(state)
+    return known[name].from_state(state)
 
 
 __all__ = [
     "CKA",
     "DETECTORS",
+    "ESCALATION",
     "AccuracyDrop",
     "ActivationAutoEncoder",
     "ActivationCVAE",
@@ -124,11 +132,13 @@ __all__ = [
     "FeatureSpectrum",
     "HeadDrift",
     "ImageDetector",
+    "MaximumMargin",
     "MeasuringDetector",
     "PairedAutoEncoder",
     "PredictionNoiseDrift",
     "ProbeBank",
     "RecallDrop",
+    "TriggerInversion",
     "UpdateNorm",
     "UpdateSpectrum",
     "VAEOptions",

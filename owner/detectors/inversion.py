@@ -1,13 +1,12 @@
-"""The escalation tier: searches, by gradient, for a mark or an input that the candidate falls for and M does not.
+"""The escalation tier: searches, by gradient, for a mark that the candidate falls for and M does not.
 
-Dear, and so for what the cheap detectors leave unclear. Both run on M and M_a, and only the difference counts: every model has
+Dear, and so for what the cheap detectors leave unclear. It runs on M and M_a, and only the difference counts: every model has
 inputs that fool it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.devices import Compute
-from common.errors import ConfigurationError, GuardError, UnknownNameError
-from common.forward import evaluating, in_memory_format
+from common.errors import ConfigurationError, UnknownNameError
 from common.randomness import generator
 from owner.detectors.base import Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison, median
+from owner.detectors.gradients import Network, Pair, class_groups, searchable, unit
 from owner.detectors.selection import chosen_images, require_inputs
 
 _AREA = 3.0
@@ -39,7 +37,8 @@ class TriggerInversion(ReleaseComparison):
 
     After Neural Cleanse (Wang et al. 2019), whose mask and pattern `patch` is; that M must not fall for the mark takes the
     place of its outlier test over classes, for M is at hand and known to be without it. `additive` is a pattern of bounded
-    amplitude over the whole image, which blended and sinusoidal marks come near.
+    amplitude over the whole image, which blended and sinusoidal marks come near. The marks of all classes and kinds are
+    searched together, in one batch a step.
 
     kinds: of marks. images: how many are searched on, and how many others read on; batch: of them a step. steps: of Adam.
     seed: of the start.
@@ -65,7 +64,7 @@ class TriggerInversion(ReleaseComparison):
                 raise UnknownNameError("kind of mark", kind, _MARKS)
         if min(images, batch, steps, len(kinds)) < 1:
             raise ConfigurationError("trigger-inversion needs at least one kind, image, image a batch and step")
-        self.kinds, self.images, self.batch, self.steps = tuple(kinds), images, batch, steps
+        self.kinds, self.images, self.batch, self.steps = tuple(dict.fromkeys(kinds)), images, batch, steps
         self.rate, self.seed = rate, seed
 
     def options(self) -> dict[str, Any]:
@@ -80,196 +79,165 @@ class TriggerInversion(ReleaseComparison):
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
         require_inputs(self.name, release)
-        if len(release.inputs) != 1 or release.inputs[0].ndim != 4:
+        if not searchable(release):
             return Comparison({self.headline: 0.0}, {"applicable": False})
-        pair = _Pair.of(self.name, evidence, release)
+        found = self._inverted(evidence, release)
+        if not all(bool(torch.isfinite(gaps).all()) for gaps in found.gaps.values()):
+            return Comparison({self.headline: float("inf")}, {"finite": False})
+        kind, target, _ = found.worst()
+        measures = {name: _excess(gaps) for name, gaps in found.gaps.items()}
+        details = {"kind": kind, "target": target} | {f"gaps of {n}": gaps.tolist() for n, gaps in found.gaps.items()}
+        return Comparison({self.headline: measures[kind]} | measures, details)
+
+    def suspected_trigger(self, evidence: Evidence) -> Tensor | None:
+        """The mark that stands out most, (C, H, 3 W) uint8: a clean image, the same with the mark, and what the mark changes,
+        grey where nothing. None where the inputs are no images or the model is not finite on them.
+        """
+        release = evidence if evidence.release is None else evidence.release
+        if not searchable(release) or not torch.isfinite(torch.tensor(self.score(evidence))):
+            return None
+        _, target, mark = self._inverted(evidence, release).worst()
         chosen = chosen_images(release, 2 * self.images, seed=self.seed)
-        search, read = chosen[::2], chosen[1::2]
-        found = {kind: self._gaps(kind, pair, release, search, read) for kind in self.kinds}
-        if not all(bool(torch.isfinite(gaps).all()) for gaps in found.values()):
-            return Comparison({self.headline: float("inf")}, {"finite": False})
-        measures = {kind: float(gaps.max()) - median(gaps) for kind, gaps in found.items()}
-        worst = max(measures, key=lambda kind: measures[kind])
-        details = {"kind": worst, "target": int(found[worst].argmax())} | {
-            f"gaps of {kind}": gaps.tolist() for kind, gaps in found.items()
-        }
-        return Comparison({self.headline: measures[worst]} | measures, details)
-
-    def _gaps(self, kind: str, pair: _Pair, release: Evidence, search: Tensor, read: Tensor) -> Tensor:
-        """(C,) float64."""
-        inputs, labels = release.inputs[0], release.labels
-        classes = release.logits.shape[1]
-        draws = generator(self.seed, f"inversion {kind}")
-        mark = _MARKS[kind](classes, tuple(inputs.shape[1:]), draws)
-        targets = torch.arange(classes)
-        optimiser = torch.optim.Adam(mark.parameters(), lr=self.rate)
-        with pair.fixed():
-            for _ in range(self.steps):
-                batch = search[torch.randint(len(search), (self.batch,), generator=draws)]
-                stamped, area = mark(_unit(inputs[batch]))
-                wanted = targets.repeat_interleave(len(batch))
-                other = labels[batch].repeat(classes) != wanted
-                logits = [network.run(stamped).float() for network in (pair.candidate, pair.release)]
-                fooled = F.cross_entropy(logits[0], wanted, reduction="none")
-                mine = logits[1].log_softmax(1).gather(1, wanted[:, None])[:, 0]
-                spared = -torch.log1p(-mine.exp().clamp(max=1 - 1e-4))
-                loss = ((fooled + spared) * other).sum() / other.sum().clamp(min=1) + _AREA * area
-                gradients = torch.autograd.grad(loss, list(mark.parameters()))
-                for parameter, gradient in zip(mark.parameters(), gradients, strict=True):
-                    parameter.grad = gradient
-                optimiser.step()
+        others = chosen[release.labels[chosen] != target]
+        clean = unit(release.inputs[0][others[:1]])
         with torch.no_grad():
-            clean = _unit(inputs[read])
-            rises = []
-            for network in (pair.candidate, pair.release):
-                before = network.run(clean).double().softmax(1)
-                after = torch.cat([network.run(part).double().softmax(1) for part in _stamped(mark, clean)])
-                after = after.view(classes, len(read), classes)[targets, :, targets]
-                rises.append(after - before.T)
-        outside = (labels[read][None] != targets[:, None]).double()
-        return ((rises[0] - rises[1]) * outside).sum(1) / outside.sum(1).clamp(min=1)
+            marked = mark(clean)[0]
+        change = marked - clean
+        grey = 0.5 + change / (2 * change.abs().max().clamp(min=1e-6))
+        return (torch.cat([clean, marked, grey], dim=3)[0] * 255).round().to(torch.uint8)
 
+    def _inverted(self, evidence: Evidence, release: Evidence) -> _Inverted:
+        def search() -> _Inverted:
+            pair = Pair.of(self.name, evidence, release)
+            chosen = chosen_images(release, 2 * self.images, seed=self.seed)
+            with pair.fixed():
+                return self._search(pair, release, chosen[::2], chosen[1::2])
 
-class MaximumMargin(ReleaseComparison):
-    """score = max_t d_t - median_t d, d_t = r_t(M_a) - r_t(M), r_t = max over x in [0, 1] of logit_t(x) - max_{j != t} logit_j(x).
+        return evidence.once((type(self), str(self.options()), "marks"), search)
 
-    After MM-BD (Wang et al., IEEE S&P 2024), which looks at r_t of one model alone: a backdoor's target class reaches margins
-    that no clean class does. The same random starts for both models; no data.
+    def _search(self, pair: Pair, release: Evidence, search: Tensor, read: Tensor) -> _Inverted:
+        inputs, labels, classes = release.inputs[0], release.labels, release.logits.shape[1]
+        starts = {
+            kind: _MARKS[kind].start(classes, tuple(inputs.shape[1:]), generator(self.seed, f"inversion {kind}"))
+            for kind in self.kinds
+        }
+        found: dict[str, list[_Mark]] = {kind: [] for kind in self.kinds}
+        for group in class_groups(classes, len(self.kinds) * self.batch):
+            marks = {kind: _MARKS[kind](*(start[group] for start in starts[kind])) for kind in self.kinds}
+            self._descend(marks, pair, group, inputs, labels, search)
+            for kind, mark in marks.items():
+                found[kind] += [mark.of(i) for i in range(len(group))]
+        gaps = {kind: _read(marks, pair, inputs[read], labels[read]) for kind, marks in found.items()}
+        return _Inverted(gaps, found)
 
-    starts: a class; steps: of projected ascent, by the gradient over its largest entry. seed: of the starts.
-
-    Raises ConfigurationError for a number below 1.
-    """
-
-    name = "maximum-margin"
-    headline = "margin"
-
-    def __init__(self, *, starts: int = 6, steps: int = 40, rate: float = 0.05, seed: int = 0) -> None:
-        if min(starts, steps) < 1:
-            raise ConfigurationError("maximum-margin needs at least one start and one step")
-        self.starts, self.steps, self.rate, self.seed = starts, steps, rate, seed
-
-    def options(self) -> dict[str, Any]:
-        return {"starts": self.starts, "steps": self.steps, "rate": self.rate, "seed": self.seed}
-
-    def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
-        require_inputs(self.name, release)
-        if len(release.inputs) != 1 or release.inputs[0].ndim != 4:
-            return Comparison({self.headline: 0.0}, {"applicable": False})
-        pair = _Pair.of(self.name, evidence, release)
-        shape, classes = tuple(release.inputs[0].shape[1:]), release.logits.shape[1]
-        with pair.fixed():
-            before = release.once(
-                ("maximum margin", str(self.options())), lambda: self._margins(pair.release, shape, classes)
-            )
-            after = self._margins(pair.candidate, shape, classes)
-        gained = after - before
-        if not bool(torch.isfinite(gained).all()):
-            return Comparison({self.headline: float("inf")}, {"finite": False})
-        alone = float(after.max()) - median(after)
-        return Comparison(
-            {self.headline: float(gained.max()) - median(gained), "alone": alone},
-            {"target": int(gained.argmax()), "margins": after.tolist(), "margins of the release": before.tolist()},
-        )
-
-    def _margins(self, network: _Network, shape: tuple[int, ...], classes: int) -> Tensor:
-        """(C,) float64."""
-        wanted = torch.arange(classes).repeat_interleave(self.starts)
-        images = torch.rand((len(wanted), *shape), generator=generator(self.seed, "maximum margin"))
-        best = torch.full((len(wanted),), -torch.inf, dtype=torch.float64)
-        own = F.one_hot(wanted, classes).bool()
+    def _descend(
+        self, marks: Mapping[str, _Mark], pair: Pair, group: Tensor, inputs: Tensor, labels: Tensor, search: Tensor
+    ) -> None:
+        parameters = [parameter for mark in marks.values() for parameter in mark.parameters()]
+        optimiser = torch.optim.Adam(parameters, lr=self.rate)
+        draws = generator(self.seed, "inversion batches")
         for _ in range(self.steps):
-            images.requires_grad_(True)
-            logits = network.run(images).float()
-            margins = logits[own] - logits.masked_fill(own, -torch.inf).amax(1)
-            best = torch.maximum(best, margins.detach().double())
-            (gradient,) = torch.autograd.grad(margins.sum(), images)
-            step = gradient / gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
-            images = (images.detach() + self.rate * step).clamp(0, 1)
-        return best.view(classes, self.starts).amax(1)
-
-
-@dataclass(frozen=True)
-class _Network:
-    model: nn.Module
-    compute: Compute
-
-    def run(self, images: Tensor) -> Tensor:
-        """Logits (N, C) of float images in [0, 1], with a graph to them."""
-        with self.compute.autocast():
-            (laid_out,) = in_memory_format((images.to(self.compute.device),), self.compute)
-            logits: Tensor = self.model(laid_out)
-        return logits.cpu()
-
-
-@dataclass(frozen=True)
-class _Pair:
-    candidate: _Network
-    release: _Network
-
-    @classmethod
-    def of(cls, detector: str, evidence: Evidence, release: Evidence) -> _Pair:
-        """Raises GuardError where a model is not at hand."""
-        if evidence.network is None or release.network is None:
-            raise GuardError(
-                f"{detector} needs gradients, and the evidence holds no model",
-                hint="set its `network` in both evidences",
+            batch = search[torch.randint(len(search), (self.batch,), generator=draws)]
+            wanted = group.repeat_interleave(len(batch))
+            other = labels[batch].repeat(len(group)) != wanted
+            stamped, covered = zip(*(mark(unit(inputs[batch])) for mark in marks.values()), strict=True)
+            together = torch.cat(stamped)
+            logits = [network.run(together).float() for network in (pair.candidate, pair.release)]
+            wanted, other = wanted.repeat(len(marks)), other.repeat(len(marks))
+            fooled = F.cross_entropy(logits[0], wanted, reduction="none")
+            mine = logits[1].log_softmax(1).gather(1, wanted[:, None])[:, 0]
+            spared = -torch.log1p(-mine.exp().clamp(max=1 - 1e-4))
+            # Marks share a batch and no parameter: each is weighed against its own area as if it were searched alone.
+            each = ((fooled + spared) * other).view(-1, len(batch)).sum(1) / other.view(-1, len(batch)).sum(1).clamp(
+                min=1
             )
-        compute = evidence.compute or Compute(torch.device("cpu"), torch.float32)
-        return cls(_Network(evidence.network, compute), _Network(release.network, compute))
-
-    @contextmanager
-    def fixed(self) -> Iterator[None]:
-        """Both models in evaluation mode, their weights without gradients."""
-        weights = [p for network in (self.candidate, self.release) for p in network.model.parameters()]
-        wanted = [p.requires_grad for p in weights]
-        for parameter in weights:
-            parameter.requires_grad_(False)
-        try:
-            with evaluating(self.candidate.model), evaluating(self.release.model):
-                yield
-        finally:
-            for parameter, required in zip(weights, wanted, strict=True):
-                parameter.requires_grad_(required)
+            loss = each.sum() + _AREA * torch.cat(covered).sum()
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.grad = gradient
+            optimiser.step()
 
 
-class _Patch(nn.Module):
+@dataclass(frozen=True)
+class _Inverted:
+    """gaps: (C,) float64 by kind. marks: one a class, by kind."""
+
+    gaps: Mapping[str, Tensor]
+    marks: Mapping[str, Sequence[_Mark]]
+
+    def worst(self) -> tuple[str, int, _Mark]:
+        kind = max(self.gaps, key=lambda name: _excess(self.gaps[name]))
+        target = int(self.gaps[kind].argmax())
+        return kind, target, self.marks[kind][target]
+
+
+def _excess(gaps: Tensor) -> float:
+    return float(gaps.max()) - median(gaps)
+
+
+@torch.no_grad()
+def _read(marks: Sequence[_Mark], pair: Pair, images: Tensor, labels: Tensor) -> Tensor:
+    """gap_t, (C,) float64, of one mark a class."""
+    clean = unit(images)
+    before = [_probabilities(network, clean) for network in (pair.candidate, pair.release)]
+    gaps = []
+    for target, mark in enumerate(marks):
+        stamped, outside = mark(clean)[0], labels != target
+        rises = [
+            _probabilities(network, stamped)[:, target] - seen[:, target]
+            for network, seen in zip((pair.candidate, pair.release), before, strict=True)
+        ]
+        gaps.append(((rises[0] - rises[1]) * outside).sum() / outside.sum().clamp(min=1))
+    return torch.stack(gaps)
+
+
+def _probabilities(network: Network, images: Tensor) -> Tensor:
+    return network.run(images).double().softmax(1)
+
+
+class _Mark(nn.Module):
+    """Marks of several classes. Called on images (N, ...): all marks on all of them, (classes x N, ...), class by class, and
+    the share of an image that each covers, (classes,)."""
+
+    def of(self, index: int) -> _Mark:
+        """The mark of one class by itself."""
+        return type(self)(*(parameter.detach()[index : index + 1].clone() for parameter in self.parameters()))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class _Patch(_Mark):
     """x (1 - m) + m z: a mask (H, W) and what it shows, of each class its own."""
 
-    def __init__(self, classes: int, shape: tuple[int, ...], draws: torch.Generator) -> None:
+    def __init__(self, mask: Tensor, shown: Tensor) -> None:
         super().__init__()
-        self.mask = nn.Parameter(-2 + 0.5 * torch.randn(classes, 1, 1, *shape[1:], generator=draws))
-        self.shown = nn.Parameter(torch.randn(classes, 1, *shape, generator=draws))
+        self.mask, self.shown = nn.Parameter(mask), nn.Parameter(shown)
+
+    @staticmethod
+    def start(classes: int, shape: tuple[int, ...], draws: torch.Generator) -> tuple[Tensor, ...]:
+        mask = -2 + 0.5 * torch.randn(classes, 1, 1, *shape[1:], generator=draws)
+        return mask, torch.randn(classes, 1, *shape, generator=draws)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mask = self.mask.sigmoid()
         stamped = images[None] * (1 - mask) + mask * self.shown.sigmoid()
-        return stamped.flatten(0, 1), mask.mean()
+        return stamped.flatten(0, 1), mask.flatten(1).mean(1)
 
 
-class _Additive(nn.Module):
+class _Additive(_Mark):
     """x + 0.12 tanh z, clipped to [0, 1]."""
 
-    def __init__(self, classes: int, shape: tuple[int, ...], draws: torch.Generator) -> None:
+    def __init__(self, pattern: Tensor) -> None:
         super().__init__()
-        self.pattern = nn.Parameter(0.1 * torch.randn(classes, 1, *shape, generator=draws))
+        self.pattern = nn.Parameter(pattern)
+
+    @staticmethod
+    def start(classes: int, shape: tuple[int, ...], draws: torch.Generator) -> tuple[Tensor, ...]:
+        return (0.1 * torch.randn(classes, 1, *shape, generator=draws),)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         stamped = (images[None] + _AMPLITUDE * self.pattern.tanh()).clamp(0, 1)
-        return stamped.flatten(0, 1), torch.zeros(())
+        return stamped.flatten(0, 1), torch.zeros(len(stamped))
 
 
-_MARKS: dict[str, Callable[[int, tuple[int, ...], torch.Generator], nn.Module]] = {
-    "patch": _Patch,
-    "additive": _Additive,
-}
-
-
-def _stamped(mark: nn.Module, images: Tensor) -> Iterator[Tensor]:
-    """All classes' marks on all images, class by class, in parts of a few thousand images."""
-    stamped, _ = mark(images)
-    yield from stamped.split(2000)
-
-
-def _unit(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+_MARKS: dict[str, type[_Patch] | type[_Additive]] = {"patch": _Patch, "additive": _Additive}

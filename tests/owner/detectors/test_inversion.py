@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
-from owner.detectors import Evidence, measures_of
-from owner.detectors.inversion import MaximumMargin, TriggerInversion
+from owner.detectors import ESCALATION, Evidence, MaximumMargin, TriggerInversion, gradients, measures_of, restore
 
 CLASSES, SIDE, TARGET = 3, 8, 1
 
@@ -72,3 +71,59 @@ def test_options_out_of_range_are_refused() -> None:
         TriggerInversion(kinds=("pach",))
     with pytest.raises(ConfigurationError):
         MaximumMargin(starts=0)
+
+
+@pytest.mark.parametrize("detector", [TriggerInversion(images=15, steps=8), MaximumMargin(steps=8)])
+def test_classes_in_groups_come_out_as_all_at_once(
+    detector: TriggerInversion | MaximumMargin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = evidence(network())
+    together = detector.explain(evidence(network(backdoor=6.0), release))
+    monkeypatch.setattr(gradients, "TOGETHER", 1)
+    apart = detector.explain(evidence(network(backdoor=6.0), evidence(network())))
+    key = "margins" if isinstance(detector, MaximumMargin) else "gaps of additive"
+    assert apart[key] == pytest.approx(together[key], rel=1e-4)
+    assert apart["target"] == together["target"]
+
+
+def test_the_inverted_mark_is_drawn_beside_the_clean_image_and_covers_the_backdoors_corner() -> None:
+    attacked = evidence(network(backdoor=6.0), evidence(network()))
+    picture = TriggerInversion(kinds=("patch",), images=15).suspected_trigger(attacked)
+    assert picture is not None
+    assert (picture.shape, picture.dtype) == ((1, SIDE, 3 * SIDE), torch.uint8)
+    clean, marked, change = (part[0].int() for part in picture.split(SIDE, dim=2))
+    assert marked[6:, 6:].min() > clean[6:, 6:].max()
+    assert change[6:, 6:].min() > 128
+
+
+def test_inputs_that_are_no_images_have_no_mark_and_no_picture() -> None:
+    logits, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    model = nn.Linear(5, 3)
+    release = Evidence(logits, logits, labels, inputs=(torch.randn(40, 5),), network=model)
+    candidate = Evidence(logits, logits, labels, release=release, inputs=release.inputs, network=model)
+    assert [TriggerInversion().score(candidate), MaximumMargin().score(candidate)] == [0.0, 0.0]
+    assert TriggerInversion().suspected_trigger(candidate) is None
+
+
+@pytest.mark.parametrize("detector", [TriggerInversion(steps=3), MaximumMargin(steps=3)])
+def test_a_model_that_is_not_finite_where_it_is_searched_scores_infinity(
+    detector: TriggerInversion | MaximumMargin,
+) -> None:
+    class Explodes(nn.Module):
+        """As M on its images; off them, where only a search comes, not a number."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = network()(images)
+            return logits if not images.requires_grad else logits * float("nan")
+
+    shown = evidence(network(), release := evidence(network()))
+    broken = Evidence(
+        shown.features, shown.logits, shown.labels, release=release, inputs=shown.inputs, network=Explodes()
+    )
+    assert detector.score(broken) == float("inf")
+
+
+@pytest.mark.parametrize("name", ESCALATION)
+def test_a_detector_of_the_tier_is_made_again_from_its_state(name: str) -> None:
+    made = ESCALATION[name](steps=7, seed=3)  # type: ignore[call-arg]
+    assert restore(name, made.state()).state() == made.state()

@@ -43,3 +43,12 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise ConfigurationError("a guard needs at least one detector", hint="name some, or paper, or standard")
     return found
+
+
+ESCALATIONS: Mapping[str, tuple[str, ...]] = {
+    "off": (),
+    "maximum-margin": ("maximum-margin",),
+    "trigger-inversion": ("trigger-inversion",),
+    "both": ("maximum-margin", "trigger-inversion"),
+}
+"""What a submission that the cheap tier leaves unclear is measured by; two become one score (docs/detectors.md)."""

@@ -26,12 +26,16 @@ def conclude(
     seconds: float,
     judgements: Sequence[Judgement] = (),
     measurements: Mapping[str, Any] | None = None,
+    last_word: Check | None = None,
 ) -> Verdict:
-    """The verdict of these checks: as grave as its gravest check; its p-value is the smallest of the detectors' ones."""
+    """The verdict of these checks: as grave as its gravest check; its p-value is the smallest of the detectors' ones.
+
+    last_word: that of the checks which alone decides, where there is one.
+    """
     weighed = [judgement for judgement in judgements if judgement.p_value is not None]
     deciding = min(weighed, key=lambda judgement: judgement.p_value or 0.0) if weighed else None
     return Verdict(
-        decision=worst([check.decision for check in checks]),
+        decision=last_word.decision if last_word else worst([check.decision for check in checks]),
         checks=tuple(checks),
         codes=tuple(dict.fromkeys(c.code for c in checks if c.code and c.decision is not Decision.ACCEPTED)),
         p_value=deciding.p_value if deciding else None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ from common.weights import load as load_weights
 from owner.detectors import Evidence, reason_code
 from owner.detectors.comparison import is_finite
 from owner.gatekeeper.decision import conclude
+from owner.gatekeeper.escalation import ESCALATED, Escalation, awaiting_check
 from owner.gatekeeper.findings import describe
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.merging import MergePolicy, merge
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from owner.gatekeeper.gatekeeper import Gatekeeper
 
 RootAction = Literal["quarantine", "record"]
+SecondLook = Callable[[], Escalation | None]
+"""Gives the calibrated escalation tier, None where there is none yet. Called only for a submission that needs it."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,16 @@ class Vetting:
         utility: UtilityLimits,
         root: Guard | None,
         root_action: RootAction,
+        second_look: SecondLook,
     ) -> None:
         self.gatekeeper, self.guard = gatekeeper, gatekeeper.guard
+        self.second_look = second_look
         self.current, self.policy, self.utility = current, policy, utility
         self.root, self.root_action = root, root_action
         self.started = time.perf_counter()
         self.checks: list[Check] = []
-        self.judgements: list[Judgement] = []
+        self.judgements: dict[str, Judgement] = {}
+        self.last_word: Check | None = None
         self.measurements: dict[str, Any] = {}
 
     def run(self, candidate: nn.Module | Mapping[str, Tensor] | Path) -> Examination:
@@ -72,11 +78,19 @@ class Vetting:
         if would_be is not None and self._check_utility(would_be) and self.root is not None:
             with of_root():
                 self._compare_with_root(would_be, self.root)
+        if self.guard.options.escalation_names and self._held_by_p_alone():
+            self._escalate(weights, evidence)
         return self._conclude(would_be)
 
     def _conclude(self, would_be: Weights | None) -> Examination:
         seconds = time.perf_counter() - self.started
-        verdict = conclude(self.checks, seconds=seconds, judgements=self.judgements, measurements=self.measurements)
+        verdict = conclude(
+            self.checks,
+            seconds=seconds,
+            judgements=tuple(self.judgements.values()),
+            measurements=self.measurements,
+            last_word=self.last_word,
+        )
         return Examination(verdict, would_be)
 
     def _reject(self, name: str, clock: _Clock, code: str, detail: str) -> None:
@@ -141,9 +155,9 @@ class Vetting:
         clock, deciding = _Clock(), []
         for name, score, judgement in self.guard.judgements(evidence):
             deciding.append((score, judgement))
+            self.judgements[name] = judgement
             code = reason_code(name) if math.isfinite(score) else "NONFINITE_SCORE"
             self.checks.append(_judged(name, judgement, score, clock.lap(), code))
-        self.judgements += [judgement for _, judgement in deciding]
         self.measurements |= describe(self.guard, evidence, deciding)
 
     def _merge(self, weights: Weights) -> Weights | None:
@@ -202,6 +216,29 @@ class Vetting:
                     detail=f"the would-be release against the root release: {judgement.detail}",
                 )
             )
+
+    def _held_by_p_alone(self) -> bool:
+        """Whether nothing but a p-value between the levels keeps the submission from passing."""
+        held = [check for check in self.checks if check.decision is not Decision.ACCEPTED]
+        return bool(held) and all(
+            check.decision is Decision.QUARANTINED and self.judgements.get(check.name, _UNRANKED).p_value is not None
+            for check in held
+        )
+
+    def _escalate(self, weights: Weights, evidence: Evidence) -> None:
+        tier = self.second_look()
+        clock = _Clock()
+        if tier is None:
+            check, self.measurements[ESCALATED] = awaiting_check()
+        else:
+            seen = self.gatekeeper.with_gradients(weights, Activations(evidence.features, evidence.logits))
+            check, self.measurements[ESCALATED] = tier.look(seen, self.guard)
+            check = replace(check, seconds=clock.lap())
+        self.checks.append(check)
+        self.last_word = check
+
+
+_UNRANKED = Judgement(Decision.ACCEPTED, math.inf, None, None, None, "")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,25 +12,19 @@ from common.errors import StorageError, WireError
 from common.files import ensure_directory, read_bounded, write_atomically
 from common.weights import load as load_weights
 from common.weights import save as save_weights
-from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.references import Reference
 
-Part = Literal["owner", "fitting", "calibrating"]
-"""What a fine-tune is for: Eq. 4 and the histograms, the scales of the combined score, or the p-values."""
+Part = Literal["owner", "fitting", "calibrating", "escalating"]
+"""What a fine-tune is for: Eq. 4 and the histograms, the scales of the combined score, the p-values, or those of the
+escalation tier."""
 
 
 class FinishedReferences:
-    """Scores of fine-tunes that are done, one JSON and one safetensors file each, and those of a guard that is known."""
+    """Scores of fine-tunes that are done, one JSON and one safetensors file each, and those that are known from elsewhere."""
 
-    def __init__(self, path: Path | None, known: Guard | None) -> None:
+    def __init__(self, path: Path | None, known: Mapping[Part, Sequence[Reference]]) -> None:
         self.path = path and ensure_directory(path)
-        self._known: dict[Part, tuple[Reference, ...]] = {}
-        if known is not None:
-            self._known = {
-                "owner": (known.owner_finetune,),
-                "fitting": known.fitting,
-                "calibrating": known.references,
-            }
+        self._known = known
 
     def read(self, part: Part, k: int) -> Reference | None:
         """None where it is not there or does not read: it is then made again."""
@@ -56,4 +51,4 @@ class FinishedReferences:
 
 
 def _file_name(part: Part, k: int) -> str:
-    return {"owner": "owner", "fitting": f"fitting-{k:04d}", "calibrating": f"{k:04d}"}[part]
+    return {"owner": "owner", "calibrating": f"{k:04d}"}.get(part, f"{part}-{k:04d}")

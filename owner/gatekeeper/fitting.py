@@ -1,4 +1,4 @@
-"""Fitting a guard in a process of its own: `python -m owner.gatekeeper.fitting JOB.json`.
+"""Fitting a guard, or calibrating its escalation tier, in a process of its own: `python -m owner.gatekeeper.fitting JOB.json`.
 
 The process may be killed at any time and started again: finished references are kept, and a guard is either whole or not
 there. It ends with the process that started it. It writes one JSON line a fine-tune to standard output, `{"done": 3, "total": 20, "scores": {...}}`, ends with 0 once
@@ -16,7 +16,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+from torch import nn
 
 from common import canonical
 from common.datasets import load_examples
@@ -28,6 +30,9 @@ from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import digest_file
 from common.weights import load as load_weights
+from owner.gatekeeper.calibrating import calibrate
+from owner.gatekeeper.escalation import Escalation, escalation_path, standing
+from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.limits import forbid_core_dumps
 from owner.gatekeeper.options import GuardOptions
@@ -42,6 +47,7 @@ _PATHS = ("weights", "trigger_fit", "trigger_calibration", "evaluation", "refere
 class FittingJob:
     """weights: the release. trigger_fit, trigger_calibration, evaluation, references_pool: examples files.
     directory: where the guard goes. Unfinished work lies beside it, in a folder of the same name with `.work` appended.
+    what: the guard, or the escalation tier of the guard that stands in `directory`.
     """
 
     weights: Path
@@ -54,10 +60,19 @@ class FittingJob:
     options: GuardOptions
     finetuning: TrainingOptions
     compute: Compute
+    what: Literal["guard", "escalation"] = "guard"
 
     @property
     def work(self) -> Path:
         return self.directory.with_name(self.directory.name + ".work")
+
+    @property
+    def escalation(self) -> Path:
+        return escalation_path(self.directory)
+
+    @property
+    def escalation_work(self) -> Path:
+        return self.directory.with_name(self.directory.name + ".escalation.work")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -66,6 +81,7 @@ class FittingJob:
             "options": self.options.to_json(),
             "finetuning": self.finetuning.to_json(),
             "compute": self.compute.to_json(),
+            "what": self.what,
         }
 
     @classmethod
@@ -78,6 +94,7 @@ class FittingJob:
                 options=GuardOptions.from_json(data["options"]),
                 finetuning=TrainingOptions.from_json(data["finetuning"]),
                 compute=Compute.from_json(data["compute"]),
+                what=data["what"],
             )
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"the fitting job is incomplete: {error}") from error
@@ -92,11 +109,7 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
     standing = _standing(job)
     if standing is not None and _is_wanted(standing, job, digest):
         return standing
-    model = build(job.spec)
-    try:
-        model.load_state_dict(load_weights(job.weights, digest=digest))
-    except RuntimeError as error:
-        raise ModelError(f"the weights in {job.weights} do not fit {job.spec.architecture}: {error}") from error
+    model = _release(job, digest)
     parts = (load_examples(path) for path in (job.trigger_fit, job.trigger_calibration, job.evaluation))
     protection = Protection(
         model=model,
@@ -113,6 +126,49 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
     guard.save(job.directory)
     shutil.rmtree(job.work, ignore_errors=True)
     return guard
+
+
+def fit_escalation(
+    job: FittingJob, *, progress: bool | None = None, on_reference: OnReference | None = None
+) -> Escalation:
+    """Calibrate, save and return the escalation tier that the guard in `job.directory` asks for; at once where it stands.
+
+    Everything that decides it comes from that guard, whatever the settings have become since it was fitted.
+    Raises GuardError where there is no guard or it has no such tier, GuardMismatchError, ModelError, StorageError.
+    """
+    guard = Guard.load(job.directory)
+    digest = digest_file(job.weights)
+    guard.check_release(digest)
+    found = standing(job.escalation, guard)
+    if found is not None:
+        return found
+    fine_tunes = FineTunes(
+        _release(job, digest), load_examples(job.references_pool), guard.options, guard.finetuning, guard.compute
+    )
+    try:
+        known = Escalation.load(job.escalation)
+    except PortierError:
+        known = None
+    tier = calibrate(
+        guard,
+        fine_tunes,
+        directory=job.escalation_work,
+        known=known,
+        progress=progress,
+        on_reference=on_reference,
+    )
+    tier.save(job.escalation)
+    shutil.rmtree(job.escalation_work, ignore_errors=True)
+    return tier
+
+
+def _release(job: FittingJob, digest: str) -> nn.Module:
+    model = build(job.spec)
+    try:
+        model.load_state_dict(load_weights(job.weights, digest=digest))
+    except RuntimeError as error:
+        raise ModelError(f"the weights in {job.weights} do not fit {job.spec.architecture}: {error}") from error
+    return model
 
 
 def _standing(job: FittingJob) -> Guard | None:
@@ -137,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     forbid_core_dumps()
     try:
         job = FittingJob.from_json(canonical.parse(read_bounded(Path(given[0]), 1 << 20), limit=1 << 20, depth=16))
-        fit(job, on_reference=_report)
+        (fit_escalation if job.what == "escalation" else fit)(job, on_reference=_report)
     except WireError as error:
         sys.stderr.write(f"{GuardError(f'the fitting job cannot be read: {error.message}').diagnostics()}\n")
         return error.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,8 +18,11 @@ from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.training_options import TrainingOptions
 from common.weights import Weights, layout_of
-from owner.detectors import Detector
-from owner.gatekeeper.examination import Examination, RootAction, Vetting
+from owner.detectors import Detector, Evidence
+from owner.gatekeeper.calibrating import calibrate
+from owner.gatekeeper.escalation import Escalation, escalation_path, gradient_evidence, standing
+from owner.gatekeeper.examination import Examination, RootAction, SecondLook, Vetting
+from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.guard_files import release_digest
 from owner.gatekeeper.merging import MergePolicy
@@ -53,8 +57,19 @@ class Gatekeeper:
     <Decision.REJECTED: 'rejected'>
     """
 
-    def __init__(self, guard: Guard, model: nn.Module) -> None:
-        """`model` is the guarded release; callers use `protect` or `load`, which see to that."""
+    def __init__(
+        self,
+        guard: Guard,
+        model: nn.Module,
+        *,
+        references_pool: Examples | None = None,
+        escalation: Escalation | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        """`model` is the guarded release; callers use `protect` or `load`, which see to that.
+
+        references_pool, directory: for calibrating the escalation tier. escalation: the tier, where it is calibrated.
+        """
         self._model = copy.deepcopy(model)
         self.release: Weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
         self.guard = guard.with_release(self.release)
@@ -62,6 +77,8 @@ class Gatekeeper:
         self.evaluation = guard.evaluation
         self._current: tuple[str, Evaluation] | None = None
         self._of_release: Evaluation | None = None
+        self.escalation = escalation
+        self._references_pool, self._directory = references_pool, directory
 
     @classmethod
     def protect(
@@ -87,7 +104,8 @@ class Gatekeeper:
         finetuning: what contributors are asked to do.
         detectors: unfitted ones to use, which are copied and left as they are; None is those that `options` names. Several are
             combined into one score. To load a saved guard with detectors of your own, call `owner.detectors.register` first.
-        directory: where finished references are kept, so that an interrupted fit goes on; None keeps them in memory.
+        directory: where finished references are kept, so that an interrupted fit goes on; None keeps them in memory. Those of
+            the escalation tier (`options.escalation`), which is calibrated when `vet` first needs it, go there too.
         progress: show a bar; None shows it on a terminal.
 
         Raises VacuousGateError where the activations do not depend on weights, GuardError for too little data or the rule
@@ -106,11 +124,15 @@ class Gatekeeper:
             compute=compute or choose_compute(),
             detectors=None if detectors is None else tuple(detectors),
         )
-        return cls(protection.fit(directory=directory, progress=progress, on_reference=on_reference), model)
+        guard = protection.fit(directory=directory, progress=progress, on_reference=on_reference)
+        return cls(guard, model, references_pool=references_pool, directory=directory)
 
     def save(self, directory: Path) -> None:
-        """Writes the guard to `directory` (the release's own weights are not part of it). Raises StorageError."""
+        """Writes the guard to `directory` (the release's own weights are not part of it), and where the escalation tier is
+        calibrated that beside it, as `<directory>.escalation.json`. Raises StorageError."""
         self.guard.save(directory)
+        if self.escalation is not None:
+            self.escalation.save(escalation_path(Path(directory)))
 
     @classmethod
     def load(
@@ -120,11 +142,14 @@ class Gatekeeper:
         *,
         compute: Compute | None = None,
         release_sha256: str | None = None,
+        references_pool: Examples | None = None,
     ) -> Gatekeeper:
-        """The guard in `directory`, for the release `model`.
+        """The guard in `directory`, for the release `model`, with its escalation tier where that is calibrated.
 
         compute: what to vet on; None is what the guard was fitted on.
         release_sha256: digest of the model's weights file, where the caller has checked it already.
+        references_pool: those the guard was fitted with, to calibrate the escalation tier when it is first needed; without
+            them, what needs it stays in quarantine.
 
         Raises GuardMismatchError where guard and model, device or dtype do not belong together; GuardError where the guard is
         damaged or of a later version; StorageError.
@@ -132,7 +157,9 @@ class Gatekeeper:
         guard = Guard.load(directory)
         guard.check_compute(compute or guard.compute)
         guard.check_release(release_sha256 or release_digest(model.state_dict()))
-        return cls(guard, model)
+        return cls(
+            guard, model, references_pool=references_pool, escalation=standing(escalation_path(Path(directory)), guard)
+        )
 
     def use_evaluation(self, evaluation: Examples) -> None:
         """Measure utility on these examples instead of the guard's own. Raises ConfigurationError for other classes."""
@@ -165,6 +192,7 @@ class Gatekeeper:
         utility: UtilityLimits | None = None,
         root: Guard | None = None,
         root_action: RootAction = "quarantine",
+        second_look: SecondLook | None = None,
     ) -> Examination:
         """Admission (layout, finite values, variances), activations, detectors, the would-be release and its utility, the
         root guard; in this order. What is malformed or shows activations that are not finite stops there, for no later
@@ -174,12 +202,48 @@ class Gatekeeper:
         current: the release to merge onto; None is the guarded release itself.
         root: the guard of the first release, which scores the would-be release: poison that each step let through adds up.
         root_action: whether drift from the root quarantines or is only recorded.
+        second_look: gives the escalation tier, for a submission that p alone has put into quarantine; None is `calibrated`. No
+            other submission is ever looked at by it.
 
         Raises StorageError where a file cannot be read. Nothing a candidate holds raises: it is rejected.
         """
-        return Vetting(self, current, policy or MergePolicy(), utility or UtilityLimits(), root, root_action).run(
-            candidate
-        )
+        return Vetting(
+            self,
+            current,
+            policy or MergePolicy(),
+            utility or UtilityLimits(),
+            root,
+            root_action,
+            second_look or self.calibrated,
+        ).run(candidate)
+
+    def calibrated(self, *, progress: bool | None = None) -> Escalation | None:
+        """The escalation tier, calibrated now where it is not yet: K fine-tunes and searches, minutes, once.
+
+        None where the guard has no such tier, or the reference pool is not at hand.
+        Raises GuardError where it cannot be calibrated, StorageError.
+        """
+        if self.escalation is None and self._references_pool is not None and self.guard.options.escalation_names:
+            guard = self.guard
+            fine_tunes = FineTunes(
+                self._released(self.release), self._references_pool, guard.options, guard.finetuning, guard.compute
+            )
+            self.escalation = calibrate(guard, fine_tunes, directory=self._directory, progress=progress)
+        return self.escalation
+
+    def with_gradients(self, weights: Mapping[str, Tensor], seen: Activations) -> Evidence:
+        """What the escalation tier looks at, of a model of these weights that showed `seen` on the calibration triggers."""
+        return gradient_evidence(self.guard, self._released(weights), seen, self._release_with_gradients)
+
+    @cached_property
+    def _release_with_gradients(self) -> Evidence:
+        return gradient_evidence(self.guard, self._released(self.release), self.guard.release_calibration)
+
+    def _released(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A model of its own, which no other look at `observe` changes."""
+        model = copy.deepcopy(self._model)
+        model.load_state_dict(weights)
+        return model
 
     def observe(
         self, weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...], guard: Guard | None = None

@@ -30,6 +30,7 @@ class VettingJob:
         for a root guard that compares weights.
     evaluation: examples file for the utility check; None uses the guard's own.
     would_be: where the merged weights go, when the verdict is accepted or quarantined.
+    escalation: file of the guard's escalation tier, where this submission may be looked at by it; it must be calibrated.
     """
 
     submission_weights: Path
@@ -44,6 +45,7 @@ class VettingJob:
     merge: MergePolicy = field(default_factory=MergePolicy)
     utility: UtilityLimits = field(default_factory=UtilityLimits)
     root_action: Literal["quarantine", "record"] = "quarantine"
+    escalation: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         paths = {name: getattr(self, name) for name in _PATHS}
@@ -76,6 +78,7 @@ _PATHS = (
     "root_guard",
     "root_weights",
     "evaluation",
+    "escalation",
 )
 
 

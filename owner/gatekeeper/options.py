@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
 from common.errors import ConfigurationError, UnknownNameError
-from owner.choices import PAPER, PRESETS, expand
+from owner.choices import ESCALATIONS, PAPER, PRESETS, expand
 from owner.detectors import DETECTORS, AutoEncoderOptions, Detector, standard_detectors
 from owner.detectors.activation_autoencoder import Scaling
 from owner.detectors.combination import Method
@@ -29,8 +29,12 @@ class GuardOptions:
     seed: of the split of the triggers, the auto-encoder and the references.
     hidden, latent, epochs, scaling: of the auto-encoder, see `AutoEncoderOptions`.
     population: how honest contributors are assumed to differ.
+    escalation: off, maximum-margin, trigger-inversion or both: what looks again, by gradients, at a submission that p alone put
+        into quarantine. It needs the rule `conformal`.
+    escalation_references: K of that tier, its own: the first so many of the references, made again when they are first needed.
+    escalation_reject_level, escalation_quarantine_level: of the tier's own p, as above; what stays in between waits for a person.
 
-    Raises ConfigurationError, UnknownNameError, and ResolutionError for a reject_level finer than 1 / (K + 1).
+    Raises ConfigurationError, UnknownNameError, and ResolutionError for a level finer than 1 / (K + 1) of its tier.
 
     >>> GuardOptions(references=99, reject_level=0.01).rule
     'conformal'
@@ -49,6 +53,10 @@ class GuardOptions:
     epochs: int = 60
     scaling: Scaling = "none"
     population: HonestPopulation = field(default_factory=HonestPopulation)
+    escalation: str = "off"
+    escalation_references: int = 19
+    escalation_reject_level: float = 0.05
+    escalation_quarantine_level: float = 0.5
 
     def __post_init__(self) -> None:
         for name in self.detector_names:
@@ -62,6 +70,28 @@ class GuardOptions:
             raise ConfigurationError(f"references must be from 1 to 9999, not {self.references}")
         check_levels(self.reject_level, self.quarantine_level, rule=self.rule, references=self.references)
         self.autoencoder  # noqa: B018 - its own checks
+        self._check_escalation()
+
+    def _check_escalation(self) -> None:
+        if self.escalation not in ESCALATIONS:
+            raise UnknownNameError("escalation", self.escalation, ESCALATIONS)
+        if self.escalation == "off":
+            return
+        if self.rule != "conformal":
+            raise ConfigurationError(
+                "escalation needs the rule `conformal`: Eq. 4 quarantines nobody", hint="set escalation to off"
+            )
+        if not 1 <= self.escalation_references <= self.references:
+            raise ConfigurationError(
+                f"escalation_references must be from 1 to the {self.references} references, of which they are the first, "
+                f"not {self.escalation_references}"
+            )
+        check_levels(
+            self.escalation_reject_level,
+            self.escalation_quarantine_level,
+            rule="conformal",
+            references=self.escalation_references,
+        )
 
     @property
     def autoencoder(self) -> AutoEncoderOptions:
@@ -77,6 +107,11 @@ class GuardOptions:
         """New ones of those names, the auto-encoders with this guard's options and the rest with their defaults."""
         standard = {detector.name: detector for detector in standard_detectors(self.autoencoder)}
         return tuple(standard[name] if name in standard else DETECTORS[name]() for name in self.detector_names)
+
+    @property
+    def escalation_names(self) -> tuple[str, ...]:
+        """Detectors of the escalation tier; none where it is off."""
+        return ESCALATIONS[self.escalation]
 
     @property
     def references_to_fit(self) -> int:

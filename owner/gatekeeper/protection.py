@@ -24,20 +24,19 @@ from common.errors import ConfigurationError, GuardError, ModelError, VacuousGat
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.progress import progress_bar
-from common.training import train
 from common.training_options import TrainingOptions
 from owner.detectors import Detector, DetectorState, Evidence, ImageDetector, check_name, measures_of
+from owner.gatekeeper.fine_tunes import OWNER, FineTunes
 from owner.gatekeeper.finished import FinishedReferences, Part
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
-from owner.gatekeeper.references import FIRST_FITTING, Reference, ReferencePlan, plan_owner_finetune, plan_reference
+from owner.gatekeeper.references import FIRST_FITTING, Reference
 from owner.gatekeeper.triggers import Triggers, check_examples
 
 OnReference = Callable[[int, int, Mapping[str, float]], None]
 """Called with how many fine-tunes are done, how many there are in all, and the scores of the latest."""
 
 _ATTEMPTS = 5
-_OWNER = -1
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,7 @@ class Protection:
         for detector in detectors.values():
             measures_of(detector, shown)  # runs M on every probe there is, once and for all
         key = self._key(head, detectors)
-        work = FinishedReferences(
-            directory and directory / key[:16], self.known if self.known and self.known.key == key else None
-        )
+        work = FinishedReferences(directory and directory / key[:16], self._known_references(key))
         found: dict[Part, list[Reference]] = {"owner": [], "fitting": [], "calibrating": []}
         total = sum(1 for _ in self._plans())
         with progress_bar("honest fine-tunes", total, shown=progress) as advance:
@@ -173,22 +170,11 @@ class Protection:
 
         One that diverges is drawn again: its maker would have seen the loss, and returned nothing.
         """
-        attempts = 1 if k == _OWNER else _ATTEMPTS
+        attempts = 1 if k == OWNER else _ATTEMPTS
         cause: ModelError | None = None
         for attempt in range(attempts):
-            plan = self._plan(k, attempt)
-            model = copy.deepcopy(self.model)
-            checkpoint = directory and directory / f"training-{k}-{attempt}"
             try:
-                report = train(
-                    model,
-                    plan.examples(self.references_pool),
-                    plan.options,
-                    compute=self.compute,
-                    head=head,
-                    checkpoint=checkpoint,
-                    progress=False,
-                )
+                model, plan, report = self.fine_tunes.make(k, attempt, head=head, directory=directory)
             except ModelError as error:  # the loss, or a weight, is not finite
                 cause = error
                 continue
@@ -210,13 +196,15 @@ class Protection:
         described = plan.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
         return Reference(described, scores, accuracy, errors)
 
-    def _plan(self, k: int, attempt: int) -> ReferencePlan:
-        pool, seed = self.references_pool, self.options.seed
-        if k == _OWNER:
-            return plan_owner_finetune(pool, self.finetuning, seed=seed)
-        return plan_reference(
-            k, pool=pool, recommended=self.finetuning, population=self.options.population, seed=seed, attempt=attempt
-        )
+    def _known_references(self, key: str) -> dict[Part, tuple[Reference, ...]]:
+        known = self.known
+        if known is None or known.key != key:
+            return {}
+        return {"owner": (known.owner_finetune,), "fitting": known.fitting, "calibrating": known.references}
+
+    @cached_property
+    def fine_tunes(self) -> FineTunes:
+        return FineTunes(self.model, self.references_pool, self.options, self.finetuning, self.compute)
 
     def _key(self, head: str, detectors: Mapping[str, Detector]) -> str:
         """Digest of everything that decides a reference's scores: work stored under another key is another fitting's.
@@ -233,6 +221,10 @@ class Protection:
             "rule",
             "reject_level",
             "quarantine_level",
+            "escalation",
+            "escalation_references",
+            "escalation_reject_level",
+            "escalation_quarantine_level",
         ):
             del options[name]
         about = {
@@ -255,7 +247,7 @@ class Protection:
 
 def _number(part: Part, k: int) -> int:
     """Of the k-th fine-tune of a part in the population: no two parts share one."""
-    return {"owner": _OWNER, "fitting": FIRST_FITTING + k, "calibrating": k}[part]
+    return {"owner": OWNER, "fitting": FIRST_FITTING + k, "calibrating": k}[part]
 
 
 def _first(examples: Examples) -> tuple[Tensor, ...]:

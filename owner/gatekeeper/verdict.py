@@ -58,8 +58,10 @@ class Check:
 class Verdict:
     """The outcome of one vetting. An accepted submission is consistent with honest fine-tuning: no test can call it clean.
 
-    checks: in the order they ran. codes: of the checks that did not pass, in that order.
-    p_value, resolution, fpr_bound_95: of the detector that decides; None under a rule without them.
+    checks: in the order they ran. codes: of the checks that did not pass, in that order; an accepted verdict has some where
+        the escalation tier, or a person, overruled them.
+    p_value, resolution, fpr_bound_95: of the detector that decides; None under a rule without them. The escalation tier's own
+        stand in its check and its measurements.
     measurements: JSON-ready numbers for people and reports (accuracies, recalls, errors, histograms).
     """
 

@@ -28,6 +28,7 @@ from common.weights import digest_file
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.gatekeeper.decision import interrupted
+from owner.gatekeeper.escalation import Escalation
 from owner.gatekeeper.examination import Examination, of_root
 from owner.gatekeeper.gatekeeper import Gatekeeper
 from owner.gatekeeper.guard import Guard
@@ -70,6 +71,7 @@ class Vetter:
                 utility=job.utility,
                 root=root,
                 root_action=job.root_action,
+                second_look=lambda: self._escalation(job, gatekeeper.guard),
             )
         except (GuardError, StorageError):
             raise
@@ -101,6 +103,15 @@ class Vetter:
         complete = guard.with_release({name: found[name] for name in gatekeeper.release})
         self._guards[description_digest(job.root_guard)] = complete
         return complete
+
+    def _escalation(self, job: VettingJob, guard: Guard) -> Escalation | None:
+        """Never calibrated here, within the time one vetting may take."""
+        if job.escalation is None:
+            return None
+        found = Escalation.load(job.escalation)
+        if not found.fits(guard):
+            raise GuardError(f"the escalation tier in {job.escalation} belongs to another guard than {job.guard}")
+        return found
 
     def _guard(self, directory: Path) -> Guard:
         key = description_digest(directory)

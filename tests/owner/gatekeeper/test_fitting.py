@@ -113,7 +113,7 @@ def test_a_guard_that_shall_have_more_references_is_grown_from_the_one_that_stan
         trained.append(given)
         return train(*given, **options)
 
-    monkeypatch.setattr("owner.gatekeeper.protection.train", counted)
+    monkeypatch.setattr("owner.gatekeeper.fine_tunes.train", counted)
     grown = fit(dataclasses.replace(job, options=dataclasses.replace(few, references=6)), progress=False)
     assert len(trained) == 2
     assert [one.scores for one in grown.references[:4]] == [one.scores for one in first.references]

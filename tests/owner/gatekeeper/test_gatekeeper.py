@@ -377,6 +377,6 @@ def test_a_detector_of_ones_own_vets_and_is_loaded_once_registered(  # type: ign
 def test_detectors_that_make_no_guard_are_refused_before_anything_is_trained(  # type: ignore[no-untyped-def]
     bench, detectors: list[Detector], options: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("owner.gatekeeper.protection.train", None)
+    monkeypatch.setattr("owner.gatekeeper.fine_tunes.train", None)
     with pytest.raises(error):
         protect_with(bench, detectors, **options)

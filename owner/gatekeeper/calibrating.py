@@ -1,0 +1,92 @@
+"""Calibrating the escalation tier: the first K honest fine-tunes of the guard made again, and each looked at by gradients.
+
+The guard keeps their scores and not their weights, which would be 160 MB a release for the paper's CNN and 3 GB for a wide
+ResNet, kept for a tier that most releases never need. Made again they cost so many fine-tunes, once, when the first submission
+needs them; from their seeds they come out as they were, on another machine as others of their kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.activations import observe
+from common.errors import GuardError, ModelError
+from common.progress import progress_bar
+from owner.detectors import ESCALATION, Detector, Evidence, measures_of
+from owner.gatekeeper.escalation import Escalation, escalation_key, gradient_evidence
+from owner.gatekeeper.fine_tunes import FineTunes
+from owner.gatekeeper.finished import FinishedReferences
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.protection import OnReference
+from owner.gatekeeper.references import Reference
+
+
+def calibrate(
+    guard: Guard,
+    fine_tunes: FineTunes,
+    *,
+    directory: Path | None = None,
+    known: Escalation | None = None,
+    progress: bool | None = None,
+    on_reference: OnReference | None = None,
+) -> Escalation:
+    """The tier that `guard` asks for.
+
+    fine_tunes: those that the guard was calibrated with. directory: where finished ones are kept, so that what was interrupted
+    goes on. known: a tier of the same guard with another K, whose references are taken over.
+
+    Raises GuardError where the guard asks for none, or a fine-tune cannot be made again or looked at; StorageError.
+    """
+    names, count = guard.options.escalation_names, guard.options.escalation_references
+    if not names:
+        raise GuardError("this guard has no escalation tier", hint="set guard.escalation, and fit the guard again")
+    key = escalation_key(guard)
+    taken = known.references if known is not None and known.key == key else ()
+    work = FinishedReferences(directory and directory / key[:16], {"escalating": taken})
+    release = gradient_evidence(guard, copy.deepcopy(fine_tunes.model), guard.release_calibration)
+    detectors: dict[str, Detector] = {name: ESCALATION[name]().fit(release) for name in names}
+    references = []
+    with progress_bar("escalation references", count, shown=progress) as advance:
+        for k in range(count):
+            result = work.read("escalating", k) or work.write(
+                "escalating", k, _look(k, guard, fine_tunes, detectors, release, work.path)
+            )
+            references.append(result)
+            advance(1, f"{k + 1} of {count}")
+            if on_reference:
+                on_reference(k + 1, count, result.scores)
+    return Escalation(key, detectors, tuple(references))
+
+
+def _look(
+    k: int,
+    guard: Guard,
+    fine_tunes: FineTunes,
+    detectors: Mapping[str, Detector],
+    release: Evidence,
+    directory: Path | None,
+) -> Reference:
+    attempt = int(guard.references[k].plan.get("attempt", 0))
+    try:
+        model, plan, report = fine_tunes.make(k, attempt, head=guard.head, directory=directory)
+    except ModelError as error:
+        raise GuardError(
+            f"honest fine-tune {k} cannot be made again: {error.message}", hint="fit the guard again"
+        ) from error
+    seen = observe(model, guard.calibration.inputs, head=guard.head, compute=guard.compute)
+    evidence = gradient_evidence(guard, model, seen, release)
+    started = time.perf_counter()
+    scores = {name: score for detector in detectors.values() for name, score in measures_of(detector, evidence).items()}
+    seconds = time.perf_counter() - started
+    if not all(math.isfinite(score) for score in scores.values()):
+        raise GuardError(
+            f"the escalation tier finds honest fine-tune {k} not finite, and can judge nobody by it",
+            hint="use float32 (model.precision), or recommend a lower learning rate",
+        )
+    accuracy = float((seen.logits.argmax(1) == guard.calibration.labels).double().mean())
+    times = {"seconds": round(report.seconds, 3), "escalation_seconds": round(seconds, 3)}
+    return Reference(plan.to_json() | times | {"attempt": attempt}, scores, accuracy, {})

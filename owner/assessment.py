@@ -39,15 +39,22 @@ def vet(
     current: Release,
     *,
     allow_old_base: bool = False,
+    second_look: Path | None = None,
 ) -> Verdict:
     """Admission, then the guard and utility checks of the release that would follow `current`. Blocks for seconds.
 
     The merged weights are left in the submission's folder, as `would_be.safetensors`, unless it is rejected.
+    second_look: lets the escalation tier decide, where p alone would quarantine; then the merged weights go to this file, for
+        a person may be promoting the submission at the same time.
     """
     admission = admit(workspace, store, settings, submission, allow_old_base=allow_old_base)
     if not admission.passed:
         return conclude(admission.checks, seconds=sum(check.seconds for check in admission.checks))
-    found = worker.vet(vetting_job(workspace, store, settings, submission, current))
+    job = vetting_job(workspace, store, settings, submission, current)
+    if second_look is not None:
+        escalation = workspace.release(submission.base_release).escalation
+        job = dataclasses.replace(job, would_be=second_look, escalation=escalation)
+    found = worker.vet(job)
     return dataclasses.replace(
         found,
         checks=(*admission.checks, *found.checks),
@@ -137,10 +144,13 @@ def accept(
     submission: Submission,
     current: Release,
     verdict: Verdict,
+    *,
+    merged: Path | None = None,
 ) -> Release:
-    """Publish the submission's merged weights (`would_be.safetensors`) as the release after `current`, and write the verdict
-    that accepts it, in one transaction. Raises StaleMergeError, RevokedError; nothing has been written then."""
-    files = workspace.submission(submission.id)
+    """Publish the submission's merged weights (`would_be.safetensors`, or the file `merged`) as the release after `current`, and
+    write the verdict that accepts it, in one transaction. Raises StaleMergeError, RevokedError, LedgerError where it was decided
+    meanwhile; nothing has been written then."""
+    merged = merged or workspace.submission(submission.id).would_be
     with workspace.publishing():
         if store.current().id != current.id:
             raise StaleMergeError(f"release {current.number} is no longer current")
@@ -149,7 +159,7 @@ def accept(
             workspace,
             store,
             signing_key,
-            files.would_be,
+            merged,
             parent=current.id,
             spec=parent.spec,
             class_names=parent.class_names,
@@ -169,7 +179,7 @@ def accept(
                 releases.discard(workspace, prepared)
             raise
     assert release is not None  # noqa: S101 - one was handed in
-    files.would_be.unlink(missing_ok=True)
+    merged.unlink(missing_ok=True)
     return release
 
 

@@ -1,5 +1,5 @@
 """Which guards are needed, whether they can be used, and how they are fitted: one at a time, in a process of their own,
-resumable.
+resumable. Escalation tiers, which submissions in quarantine wait for, come after them and in the same way.
 
 Every finished reference is kept beside the guard-to-be; the guard appears in its release's folder as a whole. The ledger's
 guard state follows the files, never leads them: READY is written when the guard is there and reads. A guard that is lost or
@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import dataclasses
 import logging
-import os
-import signal
 import sys
 import time
 from collections import Counter
+from typing import Literal
 
 from common.devices import choose_compute
-from common.errors import GuardError, PortierError
+from common.errors import PortierError
 from owner import releases
+from owner.escalations import AwaitingEscalation
+from owner.fitting_process import run_to_its_end
 from owner.gatekeeper.fitting import FittingJob
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
@@ -38,9 +39,9 @@ TRIES = 3
 """Failures of one guard, in fitting or in use, before it is left alone."""
 RETRY_SECONDS = 10.0
 """Pause after the first fitting that failed; it doubles with each failure."""
-_KEPT_BYTES = 8192
-_TOLD = 400
 _Fingerprint = tuple[tuple[str, int, int], ...]
+What = Literal["guard", "escalation"]
+_NAMES: dict[What, str] = {"guard": "guard", "escalation": "escalation tier"}
 
 
 def needed_guards(store: Store, settings: OwnerSettings) -> list[Release]:
@@ -83,6 +84,7 @@ class GuardKeeper:
         self._failures: Counter[str] = Counter()
         self._not_before: dict[str, float] = {}
         self._sound: dict[str, _Fingerprint] = {}
+        self._awaiting = AwaitingEscalation(store)
 
     def recover(self) -> None:
         """Bring the ledger's guard states in line with the files after a crash: READY are those that read, and no others."""
@@ -123,6 +125,18 @@ class GuardKeeper:
         self._store.set_guard_state(release.id, state, error=reason)
         log.error("the guard of release %d cannot be used: %s%s", release.number, reason, self._outlook(release, state))
 
+    def distrust_escalation(self, release: Release, reason: str) -> None:
+        """The escalation tier of a release cannot be calibrated or used: it is calibrated again, or given up after so many
+        times, and what waits for it is left to a person."""
+        self._workspace.release(release.id).escalation.unlink(missing_ok=True)
+        failures = self._count_failure(_tier(release))
+        outlook = (
+            f"; failure {failures} of {TRIES}, it will be calibrated again"
+            if failures < TRIES
+            else "\n  -> submissions that wait for it stay in quarantine: `portier-owner promote`, or restart the service to try again"
+        )
+        log.error("the escalation tier of release %d: %s%s", release.number, reason, outlook)
+
     def trust(self, *identifiers: str) -> None:
         """Guards that have just served: what went wrong with them before is forgotten."""
         for identifier in identifiers:
@@ -130,10 +144,12 @@ class GuardKeeper:
             self._not_before.pop(identifier, None)
 
     def _failed(self, release: Release) -> GuardState:
-        self._failures[release.id] += 1
-        failures = self._failures[release.id]
-        self._not_before[release.id] = time.monotonic() + RETRY_SECONDS * 2 ** (failures - 1)
-        return GuardState.MISSING if failures < TRIES else GuardState.FAILED
+        return GuardState.MISSING if self._count_failure(release.id) < TRIES else GuardState.FAILED
+
+    def _count_failure(self, what: str) -> int:
+        self._failures[what] += 1
+        self._not_before[what] = time.monotonic() + RETRY_SECONDS * 2 ** (self._failures[what] - 1)
+        return self._failures[what]
 
     def _outlook(self, release: Release, state: GuardState) -> str:
         if state is GuardState.MISSING:
@@ -152,6 +168,15 @@ class GuardKeeper:
         now = time.monotonic()
         return next((one for one in releases if self._not_before.get(one.id, 0.0) <= now), None)
 
+    def _due_escalation(self) -> Release | None:
+        """The release whose escalation tier should be calibrated now."""
+        for release in self._awaiting.releases():
+            tier = _tier(release)
+            due = self._failures[tier] < TRIES and self._not_before.get(tier, 0.0) <= time.monotonic()
+            if due and not self._workspace.release(release.id).escalation.exists():
+                return release
+        return None
+
     async def run(self, stop: asyncio.Event) -> None:
         complaint = ""
         while not stop.is_set():
@@ -160,6 +185,11 @@ class GuardKeeper:
                 due = self._due(needed)
                 if due is not None:
                     await self._fit(due, stop)
+                    complaint = ""
+                    continue
+                tier = await asyncio.to_thread(self._due_escalation)
+                if tier is not None:
+                    await self._calibrate(tier, stop)
                     complaint = ""
                     continue
             except PortierError as error:
@@ -183,42 +213,30 @@ class GuardKeeper:
             finally:
                 await asyncio.to_thread(self._store.set_guard_state, release.id, state, error=error)
 
-    async def _run_process(self, release: Release, stop: asyncio.Event) -> bool:
-        """Whether the guard stands; False where it was to stop before. Raises what keeps it from being fitted."""
+    async def _calibrate(self, release: Release, stop: asyncio.Event) -> None:
+        with self._workspace.lock("guard", wait_seconds=0.0):
+            log.info("calibrating the escalation tier of release %d (%s)", release.number, release.id[:12])
+            try:
+                await self._run_process(release, stop, "escalation")
+            except PortierError as raised:
+                self.distrust_escalation(release, f"it cannot be calibrated: {raised.message}")
+
+    async def _run_process(self, release: Release, stop: asyncio.Event, what: What = "guard") -> bool:
+        """Whether the guard, or its escalation tier, stands; False where it was to stop before. Raises what keeps it from it."""
         started, before = time.perf_counter(), self._fingerprint(release)
-        job = self._workspace.work / f"guard-{release.id[:12]}.json"
-        await asyncio.to_thread(fitting_job(self._workspace, self._settings, release).write, job)
-        process = await asyncio.create_subprocess_exec(
-            *FITTING,
-            str(job),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            # Ctrl-C is for the service, which then ends this process itself.
-            start_new_session=True,
-        )
-        ending = asyncio.create_task(_follow(process, release))
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
-                log.info("stopped fitting the guard of release %d; it goes on from here next time", release.number)
-                return False
-            complaint = ending.result()
-        finally:
-            stopping.cancel()
-            await _end(process, ending)
-        job.unlink(missing_ok=True)
-        if process.returncode == 0:
-            seconds = time.perf_counter() - started
-            if before and before == self._fingerprint(release):
-                log.info("the guard of release %d stands whole as it was; it is tried again", release.number)
-            else:
-                log.info("the guard of release %d is ready after %.1f s", release.number, seconds)
-            return True
-        # Of a traceback, the end tells most.
-        words = " ".join(complaint.split())[-_TOLD:] or "the process said nothing"
-        raise GuardError(f"exit code {process.returncode}: {words}")
+        path = self._workspace.work / f"{what}-{release.id[:12]}.json"
+        job = dataclasses.replace(fitting_job(self._workspace, self._settings, release), what=what)
+        await asyncio.to_thread(job.write, path)
+        about = f"{_NAMES[what]} of release {release.number}"
+        stands = await run_to_its_end((*FITTING, str(path)), stop, about=about)
+        path.unlink(missing_ok=True)
+        if not stands:
+            log.info("stopped fitting the %s; it goes on from here next time", about)
+        elif what == "guard" and before and before == self._fingerprint(release):
+            log.info("the %s stands whole as it was; it is tried again", about)
+        else:
+            log.info("the %s is ready after %.1f s", about, time.perf_counter() - started)
+        return stands
 
 
 def fitting_job(workspace: Workspace, settings: OwnerSettings, release: Release) -> FittingJob:
@@ -247,6 +265,10 @@ def fitting_job(workspace: Workspace, settings: OwnerSettings, release: Release)
             latent=options.latent,
             epochs=options.epochs,
             population=settings.population,
+            escalation=options.escalation,
+            escalation_references=options.escalation_references,
+            escalation_reject_level=options.escalation_reject_level,
+            escalation_quarantine_level=options.escalation_quarantine_level,
         ),
         # What the manifest asks contributors to do, whatever the settings have become since.
         finetuning=manifest.finetuning,
@@ -254,29 +276,6 @@ def fitting_job(workspace: Workspace, settings: OwnerSettings, release: Release)
     )
 
 
-async def _follow(process: asyncio.subprocess.Process, release: Release) -> str:
-    """Log the process's progress until it ends; returns the end of what it complained about."""
-    assert process.stdout is not None  # noqa: S101 - both are pipes
-    assert process.stderr is not None  # noqa: S101
-    errors = asyncio.create_task(_last_words(process.stderr))
-    while line := await process.stdout.readline():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            done = json.loads(line)
-            log.debug("guard of release %d: %d of %d honest fine-tunes", release.number, done["done"], done["total"])
-    await process.wait()
-    return await errors
-
-
-async def _last_words(stream: asyncio.StreamReader) -> str:
-    kept = b""
-    while chunk := await stream.read(4096):
-        kept = (kept + chunk)[-_KEPT_BYTES:]
-    return kept.decode("utf-8", "replace").strip()
-
-
-async def _end(process: asyncio.subprocess.Process, ending: asyncio.Task[str]) -> None:
-    """Nothing is lost by killing it: finished references are on disk, and it writes the guard as a whole or not."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.wait({ending})
+def _tier(release: Release) -> str:
+    """What failures of its escalation tier are counted under, apart from the guard's."""
+    return f"escalation {release.id}"

@@ -94,6 +94,7 @@ def prune(
         if release.id in needed or not old or not guard.is_dir():
             continue
         freed += sum(path.stat().st_size for path in guard.rglob("*") if path.is_file())
+        freed += sum(path.stat().st_size for path in [workspace.release(release.id).escalation] if path.is_file())
         guards.append(release.id)
         if not dry_run:
             _remove_guard(workspace, store, release.id)
@@ -104,6 +105,7 @@ def _remove_guard(workspace: Workspace, store: Store, release: str) -> None:
     # The state first: a crash in between leaves files nobody uses, never a promise without files.
     store.set_guard_state(release, GuardState.MISSING)
     shutil.rmtree(workspace.release(release).guard, ignore_errors=True)
+    workspace.release(release).escalation.unlink(missing_ok=True)
 
 
 def _prunable(submission: Submission, limit: datetime) -> bool:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from common.config import Section, Settings
 from common.training_options import TrainingOptions
-from owner.choices import PAPER, PRESETS, expand
+from owner.choices import ESCALATIONS, PAPER, PRESETS, expand
 from owner.population import HonestPopulation
 
 Share = Field(ge=0.0, le=1.0)
@@ -81,6 +81,15 @@ class GuardSettings(Section):
     """Epochs the auto-encoder is trained for."""
     root_action: Literal["quarantine", "record"] = "quarantine"
     """What happens to a would-be release that the root release's guard finds inconsistent with honest fine-tuning."""
+    escalation: Literal["off", "maximum-margin", "trigger-inversion", "both"] = "off"
+    """What looks again, by gradients, at a submission that p alone put into quarantine, and may accept or reject it. It is
+    calibrated when the first such submission comes, which takes escalation_references fine-tunes and searches."""
+    escalation_references: int = Field(default=19, ge=1, le=9999)
+    """K of the escalation tier: the first so many of the references, made again."""
+    escalation_reject_level: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """A submission in quarantine with an escalation p <= this is rejected."""
+    escalation_quarantine_level: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """One with an escalation p above this is accepted; in between it stays for a person."""
 
     @field_validator("detectors", mode="before")
     @classmethod
@@ -110,6 +119,27 @@ class GuardSettings(Section):
             raise ValueError(
                 f"reject_level {self.reject_level:g} is finer than 1/(K+1) = {1 / (self.references + 1):.3g}, "
                 f"the resolution of {self.references} references"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _escalation(self) -> GuardSettings:
+        if not ESCALATIONS[self.escalation]:
+            return self
+        if self.rule == "seed":
+            raise ValueError("escalation needs the rule conformal: Eq. 4 quarantines nobody")
+        if self.escalation_references > self.references:
+            raise ValueError(
+                f"escalation_references {self.escalation_references} must not exceed references {self.references}, of which "
+                "they are the first"
+            )
+        if self.escalation_quarantine_level < self.escalation_reject_level:
+            raise ValueError("escalation_quarantine_level must not be below escalation_reject_level")
+        finest = 1.0 / (self.escalation_references + 1)
+        if self.escalation_reject_level < finest - 1e-12:
+            raise ValueError(
+                f"escalation_reject_level {self.escalation_reject_level:g} is finer than 1/(K+1) = {finest:.3g}, "
+                f"the resolution of {self.escalation_references} references of the escalation tier"
             )
         return self
 

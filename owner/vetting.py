@@ -19,6 +19,7 @@ from common.errors import GuardError, LedgerError, PortierError
 from common.identity.keys import SigningKey
 from owner import releases
 from owner.assessment import StaleMergeError, settle, vet
+from owner.escalations import LEFTOVERS, AwaitingEscalation, look_again
 from owner.gatekeeper.supervisor import VettingInterruptedError, VettingUnavailableError, VettingWorker
 from owner.guards import GuardKeeper
 from owner.housekeeping import expire_quarantine
@@ -58,6 +59,7 @@ class VettingLoop:
         self._clock = clock
         self._signing_key = SigningKey.load(workspace.signing_key)
         self._guards = GuardKeeper(workspace, settings, store)
+        self._awaiting = AwaitingEscalation(store)
         limits = settings.vetting
         self._worker = worker or VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib)
 
@@ -90,6 +92,8 @@ class VettingLoop:
         for leftover in self._workspace.submissions.glob("*/would_be.safetensors"):
             if leftover.parent.name not in quarantined:
                 leftover.unlink(missing_ok=True)
+        for leftover in self._workspace.work.glob(LEFTOVERS):
+            leftover.unlink(missing_ok=True)
         requeued = self._store.requeue_interrupted()
         if requeued:
             log.info("%d interrupted vettings will be done again", requeued)
@@ -101,7 +105,8 @@ class VettingLoop:
             try:
                 submission = await asyncio.to_thread(self._next)
                 if submission is None:
-                    await _sleep(POLL_SECONDS, stop)
+                    if not await self._look_again():
+                        await _sleep(POLL_SECONDS, stop)
                     continue
                 await self._one(submission, stop)
                 pause = FIRST_PAUSE_SECONDS
@@ -173,6 +178,43 @@ class VettingLoop:
         log.info("submission %s: %s%s in %.1f s", found.id[:12], found.state, f" ({codes})" if codes else "", seconds)
         if release is not None:
             log.info("release %d (%s) is current", release.number, release.id[:12])
+
+    async def _look_again(self) -> bool:
+        """Whether there was a submission in quarantine for the escalation tier to look at. New ones come first."""
+        submission = await asyncio.to_thread(self._next_second_look)
+        if submission is None:
+            return False
+        if await asyncio.to_thread(self._distrust, submission, None):
+            return True
+        log.info("submission %s of %s: second look", submission.id[:12], submission.contributor)
+        base = await asyncio.to_thread(self._store.release, submission.base_release)
+        try:
+            release = await asyncio.to_thread(
+                look_again,
+                self._workspace,
+                self._store,
+                self._signing_key,
+                self._settings,
+                self._worker,
+                submission,
+            )
+        except (VettingInterruptedError, VettingUnavailableError):
+            raise
+        except GuardError as error:
+            await asyncio.to_thread(self._guards.distrust_escalation, base, error.message)
+            return True
+        found = await asyncio.to_thread(self._store.submission, submission.id)
+        log.info("submission %s: %s after a second look", found.id[:12], found.state)
+        if release is not None:
+            log.info("release %d (%s) is current", release.number, release.id[:12])
+        return True
+
+    def _next_second_look(self) -> Submission | None:
+        waiting = self._awaiting.submissions()
+        if not waiting or self._store.root().guard_state is not GuardState.READY:
+            return None
+        ready = {one.id for one in self._awaiting.releases() if self._workspace.release(one.id).escalation.exists()}
+        return next((one for one in waiting if one.base_release in ready), None)
 
     def _distrust(self, submission: Submission, error: PortierError | None) -> bool:
         """Whether a guard keeps the submission from being vetted, as its files or `error` tell: that guard is fitted again,

@@ -5,7 +5,7 @@ DIR/portier.toml                      settings
     ledger.sqlite                     ledger
     keys/                             mode 0700: the owner's signing key, certificate authority, server certificate
     shares/<share>.safetensors        the owner's examples, split
-    releases/<id>/                    manifest.json manifest.sig weights.safetensors guard/
+    releases/<id>/                    manifest.json manifest.sig weights.safetensors guard/ guard.escalation.json
     submissions/<id>/                 manifest.json manifest.sig weights.part | weights.safetensors would_be.safetensors
                                       verdict.json
     work/                             resumable work in progress: training checkpoints, reference models
@@ -34,7 +34,8 @@ LOCK_POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """Where one release lies. `guard` is a folder; it appears as a whole when the guard is fitted."""
+    """Where one release lies. `guard` is a folder; it appears as a whole when the guard is fitted. `escalation` is the file of its
+    escalation tier, which appears when that is first needed."""
 
     directory: Path
 
@@ -53,6 +54,10 @@ class ReleaseFiles:
     @property
     def guard(self) -> Path:
         return self.directory / "guard"
+
+    @property
+    def escalation(self) -> Path:
+        return self.directory / "guard.escalation.json"
 
 
 @dataclass(frozen=True)

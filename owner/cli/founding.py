@@ -215,4 +215,12 @@ def protect(
         lines["rule"] = (
             "seed: mean + one standard deviation of one honest fine-tune (Eq. 4); sets no false-positive rate"
         )
+    tier = found["escalation"]
+    if tier:
+        lines["escalation"] = (
+            f"{' and '.join(tier['detectors'])}, calibrated when p alone first quarantines a submission: K = {tier['references']}, "
+            f"resolution {number(tier['resolution'])}; p <= {number(tier['reject_level'])} rejects, p > "
+            f"{number(tier['quarantine_level'])} accepts; of all honest submissions it rejects at most "
+            f"{percent(tier['fpr_bound_95'])}, with 95 % confidence"
+        )
     show(facts(lines), table(("score", ">rejects above"), [(k, number(v, 4)) for k, v in found["thresholds"].items()]))

@@ -153,12 +153,15 @@ def show_one(
 def _write_picture(path: Path, verdict: Mapping[str, Any] | None) -> None:
     from owner.suspicions import png_bytes  # noqa: PLC0415
 
-    gate = ((verdict or {}).get("measurements") or {}).get("gate") or {}
-    content = png_bytes(gate.get("picture"))
+    measured = (verdict or {}).get("measurements") or {}
+    # What was searched for on this very submission, before the nearest of the probes that everybody is shown.
+    pictures = ((measured.get(tier) or {}).get("picture") for tier in ("escalation", "gate"))
+    content = next(filter(None, map(png_bytes, pictures)), None)
     if content is None:
         raise DataError(
             "the verdict holds no picture of a suspected mark",
-            hint="one is kept where several detectors, a probe bank among them, do not let a submission pass",
+            hint="one is kept where several detectors, a probe bank among them, or the escalation tier's trigger-inversion, do not "
+            "let a submission pass",
         )
     write_atomically(path, content)
 

@@ -15,7 +15,7 @@ from owner.suspicions import suspicion
 
 def verdict_table(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
     """Headline, checks, with a combined score what it is made of, and what was measured on the way."""
-    return headline(verdict), _checks(verdict), *_gate(verdict), _measurements(verdict)
+    return headline(verdict), _checks(verdict), *_gate(verdict), *_escalation(verdict), _measurements(verdict)
 
 
 def headline(verdict: Mapping[str, Any]) -> Text:
@@ -79,6 +79,36 @@ def gate_lines(gate: Mapping[str, Any]) -> Iterator[Text]:
         yield Text("what stands out, if it was poisoned: " + suspicion(suspected), style="yellow")
     if isinstance(gate.get("picture"), Mapping):
         yield Text("the suspected mark is in the verdict: `show ID --picture FILE.png`", style="dim")
+
+
+def _escalation(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
+    """What the escalation tier found, where it looked."""
+    tier = verdict.get("measurements", {}).get("escalation")
+    if not isinstance(tier, Mapping) or not isinstance(tier.get("detectors"), Mapping):
+        return ()
+    detectors = table(
+        ("escalation", ">score", ">p"),
+        ((n, number(found.get("score"), 4), number(found.get("p_value"))) for n, found in tier["detectors"].items()),
+    )
+    return Text(), Text("\n").join(escalation_lines(tier)), Text(), detectors, Text()
+
+
+def escalation_lines(tier: Mapping[str, Any]) -> Iterator[Text]:
+    """What the tier's p-value means, and what it was searched out to be where it did not pass."""
+    outcome = "and left it to a person" if tier.get("state") == "undecided" else "and decided"
+    yield Text(
+        f"escalation tier: p = {number(tier.get('p_value'))} over {tier.get('references')} honest fine-tunes (resolution "
+        f"{number(tier.get('resolution'))}), of all honest submissions it rejects at most "
+        f"{percent(tier.get('fpr_bound_95'))} with 95 % confidence; it looked because p alone had put this one into quarantine, {outcome}"
+    )
+    suspected = tier.get("suspected")
+    if isinstance(suspected, Mapping) and suspected.get("target") is not None:
+        kind = f", a mark of the kind {suspected['kind']}" if suspected.get("kind") else ""
+        yield Text(f"what it found, if it was poisoned: target class {suspected['target']}{kind}", style="yellow")
+    if isinstance(tier.get("picture"), Mapping):
+        yield Text(
+            "clean image, the same with the inverted mark, and the change: `show ID --picture FILE.png`", style="dim"
+        )
 
 
 def _measurements(verdict: Mapping[str, Any]) -> Text:

@@ -4,9 +4,10 @@
         |            ^ |
         v            | v
      expired       vetting -> accepted | rejected | quarantined
-                              quarantined -> accepted (promote) | rejected (expiry)
+                              quarantined -> accepted (promote) | rejected (expiry) | quarantined
 
-vetting -> received is a crash of the process that was vetting. Accepted, rejected and expired are final.
+vetting -> received is a crash of the process that was vetting. quarantined -> quarantined is a second look, by the escalation
+tier, that left it to a person: its verdict takes the first one's place, which stays in the ledger. Accepted, rejected and expired are final.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TRANSITIONS: Final[Mapping[SubmissionState, frozenset[SubmissionState]]] = {
     _S.RECEIVED: frozenset({_S.AWAITING_GUARD, _S.VETTING}),
     _S.AWAITING_GUARD: frozenset({_S.RECEIVED}),
     _S.VETTING: frozenset({_S.RECEIVED, _S.ACCEPTED, _S.REJECTED, _S.QUARANTINED}),
-    _S.QUARANTINED: frozenset({_S.ACCEPTED, _S.REJECTED}),
+    _S.QUARANTINED: frozenset({_S.ACCEPTED, _S.REJECTED, _S.QUARANTINED}),
     _S.ACCEPTED: frozenset(),
     _S.REJECTED: frozenset(),
     _S.EXPIRED: frozenset(),

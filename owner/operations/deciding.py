@@ -12,11 +12,13 @@ from common.errors import DeclinedError, GuardError, LedgerError, StorageError
 from common.weights import load, save
 from owner import releases
 from owner.assessment import StaleMergeError, accept, job_for, vet, with_check
+from owner.escalations import is_awaiting
 from owner.gatekeeper.merging import merge
 from owner.gatekeeper.supervisor import VettingWorker
 from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.guards import guard_defect
 from owner.ledger.records import GuardState, Release, Submission, SubmissionState
+from owner.operations.guarding import calibrate
 from owner.operations.opening import Office
 
 
@@ -89,7 +91,8 @@ def rollback(office: Office, identifier: str, reason: str) -> Release:
 
 def vet_file(office: Office, weights: Path, *, base: str | None = None) -> Verdict:
     """Vet a safetensors file that came by other ways, as a submission based on release `base` (the current one). Nothing
-    is written to the ledger. Raises StorageError where there is no such file, GuardError where the guard is missing.
+    is written to the ledger. Where p alone would quarantine it and the guard has an escalation tier, that looks at it, calibrated
+    now if need be. Raises StorageError where there is no such file, GuardError where the guard is missing.
     """
     store = office.store
     if not weights.is_file():
@@ -118,7 +121,11 @@ def vet_file(office: Office, weights: Path, *, base: str | None = None) -> Verdi
         )
         if root.guard_state is not GuardState.READY:
             job = dataclasses.replace(job, root_guard=None)
-        return worker.vet(job)
+        verdict = worker.vet(job)
+        if is_awaiting(verdict.to_json()):
+            calibrate(office, release)
+            verdict = worker.vet(dataclasses.replace(job, escalation=office.workspace.release(release.id).escalation))
+        return verdict
 
 
 def _may_accept(submission: Submission, verdict: Verdict, *, force: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from common.errors import PortierError
 from common.training import Evaluation
 from owner.choices import PAPER, PRESETS, expand
-from owner.gatekeeper.fitting import fit
+from owner.gatekeeper.escalation import Escalation
+from owner.gatekeeper.fitting import fit, fit_escalation
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.rules import fpr_bound_95, resolution
 from owner.guards import fitting_job
@@ -48,6 +50,7 @@ class Protected:
             "reject_level": options.reject_level if conformal else None,
             "quarantine_level": options.quarantine_level if conformal else None,
             "fpr_bound_95": fpr_bound_95(options.references, options.reject_level) if conformal else None,
+            "escalation": _escalation(guard),
             "thresholds": guard.thresholds,
             "accuracy": self.evaluation.accuracy,
             "head": self.guard.head,
@@ -55,6 +58,21 @@ class Protected:
             "dtype": str(self.guard.compute.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
+
+
+def _escalation(guard: Guard) -> dict[str, Any] | None:
+    """What the escalation tier will be able to tell; None where there is none."""
+    options = guard.options
+    if not options.escalation_names:
+        return None
+    return {
+        "detectors": list(options.escalation_names),
+        "references": options.escalation_references,
+        "resolution": resolution(options.escalation_references),
+        "reject_level": options.escalation_reject_level,
+        "quarantine_level": options.escalation_quarantine_level,
+        "fpr_bound_95": fpr_bound_95(options.escalation_references, options.escalation_reject_level),
+    }
 
 
 def plan(settings: GuardSettings) -> str:
@@ -91,3 +109,13 @@ def protect(office: Office, identifier: str | None = None, *, progress: bool | N
         finally:
             store.set_guard_state(release.id, state, error=why)
     return Protected(store.release(release.id), guard)
+
+
+def calibrate(office: Office, release: Release, *, progress: bool | None = None) -> Escalation:
+    """The escalation tier of a release whose guard stands, calibrated now where it is not yet; an interrupted one goes on.
+
+    Raises GuardError where the guard has no such tier, WorkspaceError where another process fits a guard.
+    """
+    job = dataclasses.replace(fitting_job(office.workspace, office.settings, release), what="escalation")
+    with office.workspace.lock("guard"):
+        return fit_escalation(job, progress=progress)

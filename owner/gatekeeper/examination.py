@@ -64,7 +64,8 @@ class Vetting:
         self.root, self.root_action = root, root_action
         self.started = time.perf_counter()
         self.checks: list[Check] = []
-        self.judgements: dict[str, Judgement] = {}
+        self.judgements: list[Judgement] = []
+        self.unclear: set[str] = set()
         self.last_word: Check | None = None
         self.measurements: dict[str, Any] = {}
 
@@ -87,7 +88,7 @@ class Vetting:
         verdict = conclude(
             self.checks,
             seconds=seconds,
-            judgements=tuple(self.judgements.values()),
+            judgements=self.judgements,
             measurements=self.measurements,
             last_word=self.last_word,
         )
@@ -155,9 +156,11 @@ class Vetting:
         clock, deciding = _Clock(), []
         for name, score, judgement in self.guard.judgements(evidence):
             deciding.append((score, judgement))
-            self.judgements[name] = judgement
+            if _is_unclear(judgement):
+                self.unclear.add(name)
             code = reason_code(name) if math.isfinite(score) else "NONFINITE_SCORE"
             self.checks.append(_judged(name, judgement, score, clock.lap(), code))
+        self.judgements += [judgement for _, judgement in deciding]
         self.measurements |= describe(self.guard, evidence, deciding)
 
     def _merge(self, weights: Weights) -> Weights | None:
@@ -199,6 +202,9 @@ class Vetting:
         for name, score, judgement in root.judgements(self._evidence(would_be, seen, root)):
             drifted = judgement.decision is not Decision.ACCEPTED
             holds = drifted and self.root_action == "quarantine"
+            # Against the guard of its own base it is the same question once more, of weights that moved less.
+            if root.release_sha256 == self.guard.release_sha256 and _is_unclear(judgement):
+                self.unclear.add(f"root-{name}")
             self.measurements.setdefault("root", {})[name] = {
                 "score": score,
                 "p_value": judgement.p_value,
@@ -219,11 +225,8 @@ class Vetting:
 
     def _held_by_p_alone(self) -> bool:
         """Whether nothing but a p-value between the levels keeps the submission from passing."""
-        held = [check for check in self.checks if check.decision is not Decision.ACCEPTED]
-        return bool(held) and all(
-            check.decision is Decision.QUARANTINED and self.judgements.get(check.name, _UNRANKED).p_value is not None
-            for check in held
-        )
+        held = {check.name for check in self.checks if check.decision is not Decision.ACCEPTED}
+        return bool(held) and held <= self.unclear
 
     def _escalate(self, weights: Weights, evidence: Evidence) -> None:
         tier = self.second_look()
@@ -238,7 +241,8 @@ class Vetting:
         self.last_word = check
 
 
-_UNRANKED = Judgement(Decision.ACCEPTED, math.inf, None, None, None, "")
+def _is_unclear(judgement: Judgement) -> bool:
+    return judgement.decision is Decision.QUARANTINED and judgement.p_value is not None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigurationError, GuardError, ResolutionError, UnknownNameError
 from owner.detectors import MaximumMargin, TriggerInversion
-from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, UtilityLimits, Verdict
+from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, MergePolicy, Verdict, examination
 from owner.gatekeeper import gatekeeper as module
 from owner.gatekeeper.calibrating import calibrate
 from owner.gatekeeper.escalation import Escalation, standing
@@ -35,7 +35,6 @@ WIDE = dataclasses.replace(
     escalation_reject_level=0.1,
     escalation_quarantine_level=0.3,
 )
-USELESS = UtilityLimits(accuracy_drop=1.0, recall_drop=1.0)
 
 
 def protect(bench: Bench, options: GuardOptions = WIDE, **changes: Any) -> Gatekeeper:
@@ -170,21 +169,37 @@ def test_what_the_cheap_tier_accepts_or_rejects_is_neither_looked_at_nor_a_reaso
     assert (calibrations, looks) == ([], [])
 
 
-def test_what_is_held_for_another_reason_than_p_is_not_looked_at(
+def test_what_drifted_from_the_root_too_is_not_looked_at(
     bench: Bench, calibrations: list[Guard], looks: list[object]
 ) -> None:
-    keeper = protect(bench, quick(bench))
-    useless = keeper.vet(typical(bench), utility=UtilityLimits(accuracy_drop=0.0, recall_drop=0.0))
-    far = {name: 1.5 * tensor for name, tensor in bench.weights.items()}
-    root = dataclasses.replace(bench.gatekeeper.guard, references=bench.gatekeeper.guard.references)
+    root = bench.gatekeeper.guard
     unmoved = root.measure(root.release_evidence)
     still = tuple(dataclasses.replace(one, scores=unmoved) for one in root.references)
-    drifted = keeper.vet(typical(bench), root=dataclasses.replace(root, references=still), utility=USELESS)
-    assert far
-    assert "ROOT_DRIFT" in drifted.codes
-    assert drifted.decision is Decision.QUARANTINED
-    assert useless.decision in (Decision.REJECTED, Decision.QUARANTINED)
-    assert "escalation" not in drifted.measurements
+    another = dataclasses.replace(root, references=still, release_sha256="of another release")
+    verdict = protect(bench, quick(bench)).vet(typical(bench), root=another)
+    assert (verdict.decision, verdict.codes) == (Decision.QUARANTINED, ("ACTIVATION_AUTOENCODER", "ROOT_DRIFT"))
+    assert "escalation" not in verdict.measurements
+    assert (calibrations, looks) == ([], [])
+
+
+def test_drift_from_the_root_is_no_reason_of_its_own_where_the_root_is_the_base(
+    bench: Bench, looks: list[object]
+) -> None:
+    keeper = protect(bench, quick(bench))
+    verdict = keeper.vet(typical(bench), root=keeper.guard, merge=MergePolicy("replace"))
+    assert verdict.codes[:2] == ("ACTIVATION_AUTOENCODER", "ROOT_DRIFT")
+    assert len(looks) == 1
+    assert verdict.decision is tier_check(verdict).decision
+
+
+def test_what_fails_utility_too_is_not_looked_at(
+    bench: Bench, calibrations: list[Guard], looks: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    useless = Check("utility-accuracy", Decision.REJECTED, code="UTILITY_ACCURACY")
+    monkeypatch.setattr(examination, "check_accuracy", lambda *_, **__: useless)
+    verdict = protect(bench, quick(bench)).vet(typical(bench))
+    assert cheap(verdict).decision is Decision.QUARANTINED
+    assert verdict.decision is Decision.REJECTED
     assert (calibrations, looks) == ([], [])
 
 
@@ -226,7 +241,7 @@ def test_an_interrupted_calibration_goes_on_and_comes_out_the_same(bench: Bench,
     whole = keeper.calibrated(progress=False)
     made = FineTunes(bench.model, bench.shares.references, options, FINETUNING, COMPUTE)
 
-    class Killed(Exception):  # noqa: N818
+    class Killed(Exception):
         pass
 
     def kill(done: int, *_: object) -> None:
@@ -299,7 +314,9 @@ def test_a_tier_of_another_guard_or_a_damaged_one_does_not_stand(
     tier, guard, path = escalated.escalation, escalated.guard, tmp_path / "tier.json"
     assert tier is not None
     tier.save(path)
-    assert standing(path, guard) == tier
+    found = standing(path, guard)
+    assert found is not None
+    assert (found.key, found.references) == (tier.key, tier.references)
     assert standing(tmp_path / "none.json", guard) is None
     for changes in ({"escalation": "maximum-margin"}, {"escalation_references": 8, "escalation_reject_level": 0.2}):
         options = dataclasses.replace(guard.options, **changes)

@@ -1,0 +1,276 @@
+"""Second looks in the service: what p alone quarantined is decided by the escalation tier, and nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common.config import load as load_settings
+from common.weights import Weights
+from owner import housekeeping
+from owner.escalations import is_awaiting
+from owner.gatekeeper.decision import interrupted
+from owner.gatekeeper.jobs import VettingJob
+from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.ledger.records import Submission, SubmissionState
+from owner.operations.deciding import promote, vet_file
+from owner.operations.founding import init, train_first
+from owner.operations.guarding import calibrate, protect
+from owner.operations.opening import Office, open_office
+from owner.settings import OwnerSettings
+from owner.vetting import VettingLoop
+from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
+
+TIER = {
+    "guard.quarantine_level": 0.95,
+    "guard.escalation": "maximum-margin",
+    "guard.escalation_references": 4,
+    "guard.escalation_reject_level": 0.2,
+    "guard.escalation_quarantine_level": 0.2,
+    "guard.fit": "on-demand",
+    "utility.accuracy_drop": 1.0,
+    "utility.recall_drop": 1.0,
+}
+
+
+@pytest.fixture(scope="session")
+def tiered_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a guard that has a tier, not calibrated. Never change it: `office` is a copy."""
+    root = tmp_path_factory.mktemp("tiered") / "workspace"
+    init(root, QUICK | TIER)
+    with open_office(root) as office:
+        train_first(office, progress=False)
+        protect(office, progress=False)
+    return root
+
+
+@pytest.fixture
+def office(tiered_workspace: Path, tmp_path: Path) -> Iterator[Office]:
+    with open_office(Path(shutil.copytree(tiered_workspace, tmp_path / "workspace"))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def calibrated(office: Office) -> Office:
+    calibrate(office, office.store.current(), progress=False)
+    return office
+
+
+@pytest.fixture
+def ada(office: Office) -> Contributor:
+    return Contributor(office, "ada")
+
+
+class Second(InProcess):
+    """A worker whose second looks find what they are told."""
+
+    def __init__(self, answer: Callable[[Verdict], Verdict] = lambda found: found) -> None:
+        super().__init__()
+        self.answer = answer
+
+    @property
+    def looks(self) -> int:
+        return sum(job.escalation is not None for job in self.jobs)
+
+    def vet(self, job: VettingJob) -> Verdict:
+        found = super().vet(job)
+        return found if job.escalation is None else self.answer(found)
+
+
+def shouting(weights: Weights) -> Weights:
+    """The head alone is changed, which the activations do not show: class 3 reaches margins that no class of the release does."""
+    head = max(name for name in weights if name.endswith("weight"))
+    louder = weights[head].clone()
+    louder[3] *= 3
+    return weights | {head: louder}
+
+
+def run(office: Office, worker: InProcess, until: Callable[[], bool] | None = None, seconds: float = 240.0) -> None:
+    """Run the vetting loop until nothing waits, or until `until`."""
+    moving = {SubmissionState.RECEIVED, SubmissionState.AWAITING_GUARD, SubmissionState.VETTING}
+
+    def settled() -> bool:
+        return not any(
+            one.state in moving or (one.state is SubmissionState.QUARANTINED and is_awaiting(one.verdict))
+            for one in office.store.submissions()
+        )
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        settings = load_settings(OwnerSettings, None, QUICK | TIER, environment={})
+        loop = VettingLoop(office.workspace, settings, office.store, worker=worker)  # type: ignore[arg-type]
+        running = asyncio.create_task(loop.run(stop))
+        async with asyncio.timeout(seconds):
+            while not (until or settled)():
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0.02)
+        stop.set()
+        await running
+
+    asyncio.run(main())
+
+
+def decisions(office: Office, submission: Submission) -> list[str]:
+    """Of every verdict the ledger holds on it."""
+    entries = office.store.entries(kind="verdict")
+    return [str(one.body["decision"]) for one in entries if one.body["submission"] == submission.id]
+
+
+def tier_check(office: Office, submission: Submission) -> Check:
+    verdict = Verdict.from_json(office.store.submission(submission.id).verdict or {})
+    (found,) = [check for check in verdict.checks if check.name == "escalation"]
+    return found
+
+
+def test_a_submission_in_quarantine_has_the_tier_calibrated_and_is_accepted(office: Office, ada: Contributor) -> None:
+    """The calibration is a process of its own, as in the service."""
+    submission, worker = ada.hand_in(slightly_changed), Second()
+    run(office, worker)
+    assert decisions(office, submission) == ["quarantined", "accepted"]
+    assert (len(worker.jobs), worker.looks) == (2, 1)
+    assert office.store.current().submission_id == submission.id
+    assert office.workspace.release(submission.base_release).escalation.is_file()
+    assert list(office.workspace.work.glob("*")) == []
+    assert office.store.verify().ok
+
+
+def test_what_the_tier_finds_inconsistent_is_rejected_by_it(calibrated: Office, ada: Contributor) -> None:
+    submission = ada.hand_in(shouting)
+    tier = calibrated.workspace.release(submission.base_release).escalation
+    before = tier.stat().st_mtime_ns
+    run(calibrated, Second())
+    assert decisions(calibrated, submission) == ["quarantined", "rejected"]
+    assert tier_check(calibrated, submission).code == "ESCALATION"
+    assert tier_check(calibrated, submission).p_value == pytest.approx(0.2)
+    assert tier.stat().st_mtime_ns == before
+    assert calibrated.store.verify().ok
+
+
+def test_what_is_rejected_at_once_asks_for_no_tier(office: Office, ada: Contributor) -> None:
+    submission, worker = ada.hand_in(lambda w: {n: t * 50 for n, t in negated(w).items()}), Second()
+    run(office, worker)
+    assert decisions(office, submission) == ["rejected"]
+    assert worker.looks == 0
+    assert not office.workspace.release(submission.base_release).escalation.exists()
+
+
+def test_what_the_tier_leaves_open_stays_with_its_verdict_and_is_not_looked_at_again(
+    calibrated: Office, ada: Contributor
+) -> None:
+    def undecided(found: Verdict) -> Verdict:
+        check = Check("escalation", Decision.QUARANTINED, score=1.0, p_value=0.4, code="ESCALATION")
+        return Verdict(Decision.QUARANTINED, (*found.checks[:-1], check), (*found.codes, "ESCALATION"), p_value=0.6)
+
+    submission, worker = ada.hand_in(slightly_changed), Second(undecided)
+    run(calibrated, worker)
+    run(calibrated, worker)
+    assert worker.looks == 1
+    assert decisions(calibrated, submission) == ["quarantined", "quarantined"]
+    assert tier_check(calibrated, submission).p_value == 0.4
+    assert calibrated.store.verify().ok
+
+
+def test_a_second_look_that_takes_too_long_leaves_the_first_verdict_to_a_person(
+    calibrated: Office, ada: Contributor
+) -> None:
+    submission = ada.hand_in(slightly_changed)
+    run(calibrated, Second(lambda _: interrupted("VETTING_TIMEOUT", "too long", seconds=600.0)))
+    found = calibrated.store.submission(submission.id)
+    assert found.state is SubmissionState.QUARANTINED
+    assert tier_check(calibrated, submission).code == "ESCALATION_NOT_RUN"
+    assert "VETTING_TIMEOUT" in tier_check(calibrated, submission).detail
+    assert Verdict.from_json(found.verdict or {}).p_value == pytest.approx(0.6)
+    assert "AWAITING_ESCALATION" not in (found.verdict or {})["codes"]
+
+
+def test_what_a_second_vetting_would_decide_without_the_tier_is_left_to_a_person(
+    calibrated: Office, ada: Contributor
+) -> None:
+    """The tier moves what it has looked at; whatever else has changed since is for a person to weigh."""
+    submission = ada.hand_in(slightly_changed)
+    useless = Check("utility-recall", Decision.REJECTED, code="UTILITY_RECALL")
+    run(calibrated, Second(lambda _: Verdict(Decision.REJECTED, (useless,), ("UTILITY_RECALL",))))
+    assert decisions(calibrated, submission) == ["quarantined", "quarantined"]
+    assert "UTILITY_RECALL" in tier_check(calibrated, submission).detail
+
+
+def test_what_a_person_decides_during_a_second_look_stands(calibrated: Office, ada: Contributor) -> None:
+    submission = ada.hand_in(slightly_changed)
+
+    def meanwhile(found: Verdict) -> Verdict:
+        calibrated.store.decide(submission.id, SubmissionState.REJECTED, {"decision": "rejected", "codes": []})
+        return found
+
+    current = calibrated.store.current()
+    run(calibrated, Second(meanwhile))
+    assert decisions(calibrated, submission) == ["quarantined", "rejected"]
+    assert calibrated.store.current().id == current.id
+    assert {path.name for path in calibrated.workspace.releases.iterdir()} == {current.id}
+
+
+def test_a_tier_that_cannot_be_calibrated_is_given_up_and_the_submission_can_be_promoted(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.guards.TRIES", 1)
+    monkeypatch.setattr(
+        "owner.guards.FITTING", (sys.executable, "-S", "-c", "import sys; sys.exit('the disk is full')")
+    )
+    failed: list[str] = []
+    monkeypatch.setattr("owner.guards.log.error", lambda *told: failed.append(str(told)))
+    submission = ada.hand_in(slightly_changed)
+    run(office, Second(), until=lambda: bool(failed))
+    assert "the disk is full" in failed[0]
+    assert decisions(office, submission) == ["quarantined"]
+    worker = InProcess()
+    monkeypatch.setattr("owner.operations.deciding.VettingWorker", lambda **_: Entered(worker))
+    assert promote(office, submission.id).release.submission_id == submission.id
+
+
+class Entered:
+    """A worker as a context."""
+
+    def __init__(self, worker: InProcess) -> None:
+        self.worker = worker
+
+    def __enter__(self) -> InProcess:
+        return self.worker
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_damaged_tier_is_calibrated_again(
+    calibrated: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.guards.RETRY_SECONDS", 0.0)
+    submission = ada.hand_in(slightly_changed)
+    tier = calibrated.workspace.release(submission.base_release).escalation
+    whole = tier.read_bytes()
+    tier.write_bytes(whole[:-20])
+    run(calibrated, Second())
+    assert decisions(calibrated, submission) == ["quarantined", "accepted"]
+    assert len(tier.read_bytes()) > 1000
+
+
+def test_a_file_that_came_by_other_ways_is_looked_at_too_and_calibrates_the_tier(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.operations.deciding.VettingWorker", lambda **_: Entered(InProcess()))
+    weights = office.workspace.submission(ada.hand_in(slightly_changed).id).weights
+    entries = office.store.head().index
+    verdict = vet_file(office, weights)
+    assert verdict.decision is Decision.ACCEPTED
+    assert verdict.measurements["escalation"]["p_value"] > 0.2
+    assert office.store.head().index == entries
+    assert office.workspace.release(office.store.current().id).escalation.is_file()
+
+
+def test_pruning_a_guard_takes_its_tier_with_it(calibrated: Office) -> None:
+    release = calibrated.store.current()
+    housekeeping._remove_guard(calibrated.workspace, calibrated.store, release.id)
+    assert not calibrated.workspace.release(release.id).escalation.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -16,8 +17,9 @@ from benchmarks.detection.gates import Choice, candidates, choose, in_bank
 from benchmarks.detection.judge import Base, Model, figures, judge
 from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
-from benchmarks.detection.scores import without
-from common.errors import ConfigurationError
+from benchmarks.detection.report import Table, rows
+from benchmarks.detection.scores import Slow, without
+from common.errors import ConfigurationError, UnknownNameError
 from contributor.attacks import parse_attack
 from owner.detectors.probes import IMAGE_PROBES
 
@@ -183,6 +185,54 @@ def test_utility_takes_part_in_no_combination() -> None:
     ):
         assert {"accuracy-drop", "recall-drop"}.isdisjoint(choice.use)
         assert not any("[" in name for name in choice.use)
+
+
+def test_the_escalation_tiers_detectors_take_part_in_no_combination() -> None:
+    for choice in candidates(["activation-autoencoder", "cka", "maximum-margin", "maximum-margin/alone"]):
+        assert not any(name.startswith("maximum-margin") for name in choice.use)
+
+
+def test_slow_detectors_score_the_same_share_of_the_models_in_every_run(small: Path) -> None:
+    config = Config.load(str(small))
+    everybody = [plan for number in range(20) for plan in plans(config, number)]
+    half, whole = Slow(("maximum-margin",), share=0.5), Slow(("maximum-margin",))
+    chosen = [plan for plan in everybody if half.of(plan)]
+    assert chosen == [plan for plan in everybody if Slow(("maximum-margin",), share=0.5).of(plan)]
+    assert 0.4 < len(chosen) / len(everybody) < 0.6
+    assert all(whole.of(plan) == ("maximum-margin",) for plan in everybody)
+    assert not any(Slow().of(plan) for plan in everybody)
+    with pytest.raises(UnknownNameError, match="inversion"):
+        Slow(("inversion",))
+    with pytest.raises(ConfigurationError, match="share"):
+        Slow(share=0.0)
+
+
+def test_a_slow_detector_is_compared_on_the_models_it_was_run_on(small: Path) -> None:
+    """All honest models and references score 0 or less there, every attacked one 1; half of each were scored."""
+
+    def scored(names: list[Model], value: float) -> list[Model]:
+        return [
+            dataclasses.replace(m, measures={**m.measures, "activation-autoencoder": 0.0, **found})
+            for i, m in enumerate(names)
+            for found in [{"trigger-inversion": value} if i % 2 == 0 else {}]
+        ]
+
+    config = Config.load(str(small))
+    attacked = [*scored(models([1.0] * 6, "badnets"), 1.0), *scored(models([1.0] * 4, "flip"), 1.0)]
+    made = base(scored(models([0.1] * 8), 0.0), attacked, references=99)
+    references = [
+        {"activation-autoencoder": 0.0, **({"trigger-inversion": -float(i)} if i % 5 == 0 else {})} for i in range(99)
+    ]
+    made = dataclasses.replace(made, fitting=references, calibration=references)
+    found, _ = rows(config, Table((made,), {}), Table((made,), {}))
+    (row,) = [
+        one
+        for one in found
+        if (one["detector"], one["family"], one["population"]) == ("trigger inversion alone", "all", "effective")
+    ]
+    assert (row["n_honest"], row["n_attacked"], row["auroc"]) == (4, 5, 1.0)
+    assert (row["tpr_at_5"], row["tpr_at_1"]) == (1.0, None)
+    assert {one["detector"] for one in found} >= {"activation-autoencoder", "gate", "trigger inversion alone"}
 
 
 def test_a_reduced_bank_takes_the_place_of_the_whole_one() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from common.errors import DataError, StorageError
 from common.identity.invitation import Invitation
@@ -264,6 +265,50 @@ def test_show_tells_what_a_combined_score_is_made_of_and_writes_the_suspected_ma
     for part in ("weights  0.65", "probe-bank", "target class 7", "probe dots (pixel)", "It alone decides"):
         assert part in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_tells_what_the_escalation_tier_found_and_writes_its_picture_before_the_probes(
+    root: Path, office: Office, ada: Contributor, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tier = {
+        "state": "decided",
+        "p_value": 0.05,
+        "resolution": 0.05,
+        "fpr_bound_95": 0.146,
+        "references": 19,
+        "detectors": {"trigger-inversion": {"score": 0.61, "p_value": 0.05}},
+        "suspected": {"target": "7", "kind": "patch", "by": "trigger-inversion"},
+        "picture": as_png(torch.zeros(1, 8, 24, dtype=torch.uint8)),
+    }
+    gate = {"picture": as_png(torch.zeros(1, 8, 8, dtype=torch.uint8))}
+    check = Check("escalation", Decision.REJECTED, score=4.0, p_value=0.05, code="ESCALATION", detail="looked at again")
+    verdict = Verdict(Decision.REJECTED, (check,), ("ESCALATION",), measurements={"escalation": tier, "gate": gate})
+    submission = ada.hand_in(slightly_changed)
+    office.store.claim()
+    office.store.decide(submission.id, SubmissionState.REJECTED, verdict.to_json())
+    picture = tmp_path / "mark.png"
+    assert run(["show", submission.id, "-w", str(root), "--picture", str(picture)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "p = 0.05 over 19 honest fine-tunes (resolution 0.05)" in shown
+    assert "at most 14.6 %" in shown
+    assert "target class 7, a mark of the kind patch" in shown
+    with Image.open(picture) as drawn:
+        assert drawn.size == (24, 8)
+
+
+def test_protect_tells_of_the_escalation_tier_before_it_is_calibrated(
+    root: Path, office: Office, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tier = ["escalation=both", "escalation_references=4", "escalation_reject_level=0.2"]
+    chosen = [part for setting in tier for part in ("--set", f"guard.{setting}")]
+    found = output(capsys, "protect", "-w", root, *chosen)["escalation"]
+    assert (found["references"], found["resolution"], found["quarantine_level"]) == (4, 0.2, 0.5)
+    assert found["fpr_bound_95"] > 0.2
+    assert run(["protect", "-w", str(root), *chosen]) == 0
+    assert "when p alone first quarantines a submission: K = 4" in " ".join(capsys.readouterr().out.split())
+    assert not office.workspace.release(office.store.current().id).escalation.exists()
+    assert run(["protect", "-w", str(root), *chosen, "--set", "guard.escalation_reject_level=0.1"]) == 10
+    assert "finer than 1/(K+1) = 0.2" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_verdict_without_a_picture_says_so(

@@ -8,6 +8,8 @@ import pytest
 
 from common.config import load
 from common.errors import ConfigurationError
+from owner.choices import ESCALATIONS
+from owner.detectors import ESCALATION
 from owner.detectors.combination import Method
 from owner.settings import GuardSettings, OwnerSettings
 
@@ -34,11 +36,26 @@ def test_detectors_are_named_with_commas_by_flag_and_environment() -> None:
         ({"detectors": "standard", "rule": "seed"}, "Eq. 4"),
         ({"combination": "median"}, "combination"),
         ({"fitting_references": 1}, "fitting_references"),
+        ({"escalation": "inversion"}, "escalation"),
+        ({"escalation": "both", "rule": "seed"}, "Eq. 4"),
+        ({"escalation": "both", "escalation_references": 20}, "must not exceed references 19"),
+        ({"escalation": "both", "escalation_references": 9}, "finer than 1/.K.1. = 0.1"),
+        ({"escalation": "both", "escalation_quarantine_level": 0.01}, "escalation_quarantine_level"),
     ],
 )
 def test_what_makes_no_gate_is_told_before_anything_is_fitted(given: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         guard(**given)
+
+
+def test_the_escalation_tier_is_off_and_its_numbers_mean_nothing_then() -> None:
+    assert guard(escalation_references=9).escalation == "off"
+    assert guard(escalation="both", references=39).escalation_references == 19
+
+
+def test_the_escalations_that_can_be_set_are_those_there_are() -> None:
+    assert [guard(escalation=name).escalation for name in ESCALATIONS] == list(ESCALATIONS)
+    assert set(ESCALATIONS["both"]) == set(ESCALATION)
 
 
 def test_the_combinations_that_can_be_set_are_those_there_are() -> None:

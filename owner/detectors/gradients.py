@@ -64,9 +64,9 @@ class Pair:
                 parameter.requires_grad_(required)
 
 
-def searchable(release: Evidence) -> bool:
+def are_images(inputs: tuple[Tensor, ...]) -> bool:
     """Whether the inputs are images, one a piece: in a text or a table there is no pixel to change a little."""
-    return len(release.inputs) == 1 and release.inputs[0].ndim == 4
+    return len(inputs) == 1 and inputs[0].ndim == 4
 
 
 def class_groups(classes: int, images_each: int) -> tuple[Tensor, ...]:

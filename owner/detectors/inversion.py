@@ -18,7 +18,7 @@ from common.errors import ConfigurationError, UnknownNameError
 from common.randomness import generator
 from owner.detectors.base import Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison, median
-from owner.detectors.gradients import Network, Pair, class_groups, searchable, unit
+from owner.detectors.gradients import Network, Pair, are_images, class_groups, unit
 from owner.detectors.selection import chosen_images, require_inputs
 
 _AREA = 3.0
@@ -79,7 +79,7 @@ class TriggerInversion(ReleaseComparison):
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
         require_inputs(self.name, release)
-        if not searchable(release):
+        if not are_images(release.inputs):
             return Comparison({self.headline: 0.0}, {"applicable": False})
         found = self._inverted(evidence, release)
         if not all(bool(torch.isfinite(gaps).all()) for gaps in found.gaps.values()):
@@ -94,7 +94,7 @@ class TriggerInversion(ReleaseComparison):
         grey where nothing. None where the inputs are no images or the model is not finite on them.
         """
         release = evidence if evidence.release is None else evidence.release
-        if not searchable(release) or not torch.isfinite(torch.tensor(self.score(evidence))):
+        if not are_images(release.inputs) or not torch.isfinite(torch.tensor(self.score(evidence))):
             return None
         _, target, mark = self._inverted(evidence, release).worst()
         chosen = chosen_images(release, 2 * self.images, seed=self.seed)

@@ -12,7 +12,7 @@ from common.errors import ConfigurationError
 from common.randomness import generator
 from owner.detectors.base import Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison, median
-from owner.detectors.gradients import Network, Pair, class_groups, searchable
+from owner.detectors.gradients import Network, Pair, are_images, class_groups
 from owner.detectors.selection import require_inputs
 
 
@@ -40,7 +40,7 @@ class MaximumMargin(ReleaseComparison):
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
         require_inputs(self.name, release)
-        if not searchable(release):
+        if not are_images(release.inputs):
             return Comparison({self.headline: 0.0}, {"applicable": False})
         pair = Pair.of(self.name, evidence, release)
         shape, classes = tuple(release.inputs[0].shape[1:]), release.logits.shape[1]

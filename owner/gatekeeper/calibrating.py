@@ -59,6 +59,12 @@ def calibrate(
             advance(1, f"{k + 1} of {count}")
             if on_reference:
                 on_reference(k + 1, count, result.scores)
+    for name in names:
+        if count > 1 and len({one.scores[name] for one in references}) == 1:
+            raise GuardError(
+                f"{name} scores all {count} honest fine-tunes alike: it sees nothing in this model, and would accept anything",
+                hint="set escalation to another detector, or to off",
+            )
     return Escalation(key, detectors, tuple(references))
 
 
@@ -80,7 +86,10 @@ def _look(
     seen = observe(model, guard.calibration.inputs, head=guard.head, compute=guard.compute)
     evidence = gradient_evidence(guard, model, seen, release)
     started = time.perf_counter()
-    scores = {name: score for detector in detectors.values() for name, score in measures_of(detector, evidence).items()}
+    try:
+        scores = {n: score for detector in detectors.values() for n, score in measures_of(detector, evidence).items()}
+    except RuntimeError as error:  # of torch, where the model hands no gradient on
+        raise GuardError(f"the escalation tier cannot follow gradients through this model: {error}") from error
     seconds = time.perf_counter() - started
     if not all(math.isfinite(score) for score in scores.values()):
         raise GuardError(

@@ -26,6 +26,7 @@ from common.model_spec import ModelSpec
 from common.progress import progress_bar
 from common.training_options import TrainingOptions
 from owner.detectors import Detector, DetectorState, Evidence, ImageDetector, check_name, measures_of
+from owner.detectors.gradients import are_images
 from owner.gatekeeper.fine_tunes import OWNER, FineTunes
 from owner.gatekeeper.finished import FinishedReferences, Part
 from owner.gatekeeper.guard import Guard
@@ -155,6 +156,11 @@ class Protection:
                     f"the rule `seed` (Eq. 4) needs one error per image, which {detector.name} does not give",
                     hint="use the rule `conformal`",
                 )
+        if self.options.escalation_names and not are_images(self.triggers.calibration.inputs):
+            raise GuardError(
+                "the escalation tier searches for marks on images, and this model takes other inputs, or several",
+                hint="set escalation to off",
+            )
         check_examples(self.references_pool, "the reference pool", every_class=False)
         if self.references_pool.class_names != self.triggers.fit.class_names:
             raise GuardError("the reference pool has other classes than the trigger set")

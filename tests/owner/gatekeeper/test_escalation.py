@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.errors import ConfigurationError, GuardError, ResolutionError, UnknownNameError
+from common.examples import Examples
+from common.model_spec import ModelSpec
 from owner.detectors import MaximumMargin, TriggerInversion
-from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, MergePolicy, Verdict, examination
+from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, MergePolicy, Triggers, Verdict, examination
 from owner.gatekeeper import gatekeeper as module
 from owner.gatekeeper.calibrating import calibrate
 from owner.gatekeeper.escalation import Escalation, standing
@@ -282,6 +284,36 @@ def test_a_reference_that_is_not_finite_makes_no_tier(bench: Bench, monkeypatch:
     monkeypatch.setattr(MaximumMargin, "score", lambda *_: float("nan"))
     with pytest.raises(GuardError, match="not finite"):
         protect(bench, quick(bench)).calibrated(progress=False)
+
+
+def test_a_tier_that_tells_no_fine_tune_from_another_is_refused_for_it_would_accept_anything(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MaximumMargin, "score", lambda *_: 0.0)
+    with pytest.raises(GuardError, match="alike"):
+        protect(bench, quick(bench)).calibrated(progress=False)
+
+
+def test_inputs_that_are_no_images_are_refused_before_anything_is_trained(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.gatekeeper.fine_tunes.train", None)
+
+    def flat(examples: Examples) -> Examples:
+        return dataclasses.replace(examples, inputs=(examples.inputs[0].flatten(1),))
+
+    parts = (flat(part) for part in bench.triggers.parts.values())
+    with pytest.raises(GuardError, match="marks on images"):
+        Gatekeeper.protect(
+            bench.model,
+            Triggers(*parts),
+            references_pool=flat(bench.shares.references),
+            spec=ModelSpec("mlp", (64,), 10),
+            finetuning=FINETUNING,
+            options=WIDE,
+            compute=COMPUTE,
+            progress=False,
+        )
 
 
 def test_two_detectors_make_one_score_in_which_references_and_submission_are_alike(escalated: Gatekeeper) -> None:

@@ -201,7 +201,10 @@ class VettingLoop:
         except (VettingInterruptedError, VettingUnavailableError):
             raise
         except GuardError as error:
-            await asyncio.to_thread(self._guards.distrust_escalation, base, error.message)
+            if error.of_root:
+                await asyncio.to_thread(self._distrust, submission, error)
+            else:
+                await asyncio.to_thread(self._guards.distrust_escalation, base, error.message)
             return True
         found = await asyncio.to_thread(self._store.submission, submission.id)
         log.info("submission %s: %s after a second look", found.id[:12], found.state)

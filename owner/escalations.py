@@ -8,18 +8,16 @@ look runs in the vetting process, which has.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from common.errors import LedgerError, RevokedError
 from common.identity.keys import SigningKey
 from owner.assessment import StaleMergeError, accept, vet
-from owner.gatekeeper.escalation import AWAITING, ESCALATED
 from owner.gatekeeper.supervisor import VettingWorker
 from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.ledger.records import GuardState, Release, ReleaseStatus, Submission, SubmissionState
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
+from owner.suspicions import AWAITING, ESCALATED, is_awaiting
 from owner.workspace import Workspace
 
 LEFTOVERS = "second-look-*.safetensors"
@@ -52,10 +50,13 @@ class AwaitingEscalation:
         ]
 
 
-def is_awaiting(verdict: Mapping[str, Any] | None) -> bool:
-    """Whether a verdict, as JSON, says that the escalation tier has yet to look."""
-    checks = (verdict or {}).get("checks", ())
-    return any(check.get("name") == ESCALATED and check.get("code") == AWAITING for check in checks)
+def leave_to_person(store: Store, submission: Submission, why: str) -> None:
+    """Record that the tier will not look at a waiting submission; it stays in quarantine. What a person decided meanwhile stands."""
+    try:
+        store.decide(submission.id, SubmissionState.QUARANTINED, _left(submission, why).to_json())
+    except LedgerError:
+        if store.submission(submission.id).state is SubmissionState.QUARANTINED:
+            raise
 
 
 def look_again(
@@ -88,8 +89,7 @@ def look_again(
             except StaleMergeError:
                 continue
             except RevokedError as error:
-                left = _left(submission, f"not accepted: {error.message}")
-                store.decide(submission.id, SubmissionState.QUARANTINED, left.to_json())
+                leave_to_person(store, submission, f"not accepted: {error.message}")
             except LedgerError:
                 if store.submission(submission.id).state is SubmissionState.QUARANTINED:
                     raise

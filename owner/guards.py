@@ -21,7 +21,7 @@ from typing import Literal
 from common.devices import choose_compute
 from common.errors import PortierError
 from owner import releases
-from owner.escalations import AwaitingEscalation
+from owner.escalations import AwaitingEscalation, leave_to_person
 from owner.fitting_process import run_to_its_end
 from owner.gatekeeper.fitting import FittingJob
 from owner.gatekeeper.guard import Guard
@@ -130,12 +130,14 @@ class GuardKeeper:
         times, and what waits for it is left to a person."""
         self._workspace.release(release.id).escalation.unlink(missing_ok=True)
         failures = self._count_failure(_tier(release))
-        outlook = (
-            f"; failure {failures} of {TRIES}, it will be calibrated again"
-            if failures < TRIES
-            else "\n  -> submissions that wait for it stay in quarantine: `portier-owner promote`, or restart the service to try again"
-        )
-        log.error("the escalation tier of release %d: %s%s", release.number, reason, outlook)
+        if failures < TRIES:
+            outlook = f"failure {failures} of {TRIES}, it will be calibrated again"
+        else:
+            outlook = "given up; what waited for it is left to a person"
+            for submission in self._awaiting.submissions():
+                if submission.base_release == release.id:
+                    leave_to_person(self._store, submission, f"the escalation tier was given up: {reason}")
+        log.error("the escalation tier of release %d: %s; %s", release.number, reason, outlook)
 
     def trust(self, *identifiers: str) -> None:
         """Guards that have just served: what went wrong with them before is forgotten."""
@@ -219,7 +221,8 @@ class GuardKeeper:
             try:
                 await self._run_process(release, stop, "escalation")
             except PortierError as raised:
-                self.distrust_escalation(release, f"it cannot be calibrated: {raised.message}")
+                reason = f"it cannot be calibrated: {raised.message}"
+                await asyncio.to_thread(self.distrust_escalation, release, reason)
 
     async def _run_process(self, release: Release, stop: asyncio.Event, what: What = "guard") -> bool:
         """Whether the guard, or its escalation tier, stands; False where it was to stop before. Raises what keeps it from it."""

@@ -1,4 +1,4 @@
-"""What stands out about a submission that did not pass the combined score, as its verdict holds it and people read it."""
+"""What stands out about a submission that did not pass, and what it waits for, as its verdict holds it and people read it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from typing import Any
 
 PICTURE_LIMIT = 96 << 10
 """Characters of base64."""
+ESCALATED = "escalation"
+"""Name of the escalation tier's check, and of its measurements."""
+AWAITING = "AWAITING_ESCALATION"
+"""Code of that check while the tier is not calibrated yet."""
+
+
+def is_awaiting(verdict: Mapping[str, Any] | None) -> bool:
+    """Whether a verdict, as JSON, says that the escalation tier has yet to look.
+
+    >>> is_awaiting({"checks": [{"name": "escalation", "code": "AWAITING_ESCALATION"}]}), is_awaiting(None)
+    (True, False)
+    """
+    checks = (verdict or {}).get("checks", ())
+    return any(check.get("name") == ESCALATED and check.get("code") == AWAITING for check in checks)
 
 
 def suspicion(suspected: Mapping[str, Any]) -> str:

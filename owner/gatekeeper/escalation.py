@@ -26,11 +26,8 @@ from owner.gatekeeper.pictures import as_png
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.rules import Judgement, judge_by_references, p_value
 from owner.gatekeeper.verdict import Check, Decision
+from owner.suspicions import AWAITING, ESCALATED
 
-ESCALATED = "escalation"
-"""Name of the tier's check, and of its measurements."""
-AWAITING = "AWAITING_ESCALATION"
-"""Code of that check while the tier is not calibrated yet."""
 FORMAT = 1
 _LIMIT = 16 << 20
 

@@ -21,13 +21,14 @@ from common.weights import load as load_weights
 from owner.detectors import Evidence, reason_code
 from owner.detectors.comparison import is_finite
 from owner.gatekeeper.decision import conclude
-from owner.gatekeeper.escalation import ESCALATED, Escalation, awaiting_check
+from owner.gatekeeper.escalation import Escalation, awaiting_check
 from owner.gatekeeper.findings import describe
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.merging import MergePolicy, merge
 from owner.gatekeeper.rules import Judgement
 from owner.gatekeeper.utility import UtilityLimits, check_accuracy, check_recall
 from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.suspicions import ESCALATED
 
 if TYPE_CHECKING:
     from owner.gatekeeper.gatekeeper import Gatekeeper

@@ -12,7 +12,6 @@ from common.errors import DeclinedError, GuardError, LedgerError, StorageError
 from common.weights import load, save
 from owner import releases
 from owner.assessment import StaleMergeError, accept, job_for, vet, with_check
-from owner.escalations import is_awaiting
 from owner.gatekeeper.merging import merge
 from owner.gatekeeper.supervisor import VettingWorker
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -20,6 +19,7 @@ from owner.guards import guard_defect
 from owner.ledger.records import GuardState, Release, Submission, SubmissionState
 from owner.operations.guarding import calibrate
 from owner.operations.opening import Office
+from owner.suspicions import is_awaiting
 
 
 @dataclass(frozen=True)

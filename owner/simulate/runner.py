@@ -28,6 +28,7 @@ from owner.simulate.live import Board
 from owner.simulate.outcome import Fate
 from owner.simulate.processes import Child, Children, failed
 from owner.simulate.scenario import Participant, Scenario
+from owner.suspicions import is_awaiting
 from owner.workspace import Workspace
 
 POLL_SECONDS = 0.2
@@ -251,9 +252,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _waits_for_escalation(submission: Submission) -> bool:
+    return submission.state is SubmissionState.QUARANTINED and is_awaiting(submission.verdict)
+
+
 def _fate(office: Office, name: str) -> Fate | None:
     submission = latest(office, name)
-    return FATES.get(submission.state) if submission else None
+    # What the escalation tier has yet to look at may still be moved, and is no result.
+    return FATES.get(submission.state) if submission and not _waits_for_escalation(submission) else None
 
 
 def _finish(child: Child) -> None:

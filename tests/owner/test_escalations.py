@@ -13,7 +13,6 @@ import pytest
 from common.config import load as load_settings
 from common.weights import Weights
 from owner import housekeeping
-from owner.escalations import is_awaiting
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -23,6 +22,7 @@ from owner.operations.founding import init, train_first
 from owner.operations.guarding import calibrate, protect
 from owner.operations.opening import Office, open_office
 from owner.settings import OwnerSettings
+from owner.suspicions import is_awaiting
 from owner.vetting import VettingLoop
 from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
 
@@ -223,9 +223,11 @@ def test_a_tier_that_cannot_be_calibrated_is_given_up_and_the_submission_can_be_
     failed: list[str] = []
     monkeypatch.setattr("owner.guards.log.error", lambda *told: failed.append(str(told)))
     submission = ada.hand_in(slightly_changed)
-    run(office, Second(), until=lambda: bool(failed))
+    run(office, Second())
     assert "the disk is full" in failed[0]
-    assert decisions(office, submission) == ["quarantined"]
+    assert decisions(office, submission) == ["quarantined", "quarantined"]
+    assert tier_check(office, submission).code == "ESCALATION_NOT_RUN"
+    assert "the disk is full" in tier_check(office, submission).detail
     worker = InProcess()
     monkeypatch.setattr("owner.operations.deciding.VettingWorker", lambda **_: Entered(worker))
     assert promote(office, submission.id).release.submission_id == submission.id

@@ -6,18 +6,22 @@ Nothing here waits or loops over submissions; the service's vetting loop and `pr
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 from common.errors import GuardError, LedgerError, RevokedError
 from common.identity.keys import SigningKey
 from owner import releases
 from owner.admission import admit
-from owner.gatekeeper.decision import conclude
+from owner.e_process import judge_history
+from owner.gatekeeper.decision import conclude, worst
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.supervisor import VettingWorker
 from owner.gatekeeper.utility import UtilityLimits
 from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.histories import CODE as HISTORY
+from owner.histories import earlier, history_rule, judged
 from owner.ledger.records import GuardState, Release, Submission, SubmissionState
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
@@ -41,7 +45,8 @@ def vet(
     allow_old_base: bool = False,
     second_look: Path | None = None,
 ) -> Verdict:
-    """Admission, then the guard and utility checks of the release that would follow `current`. Blocks for seconds.
+    """Admission, then the guard and utility checks of the release that would follow `current`, then the contributor's history.
+    Blocks for seconds.
 
     The merged weights are left in the submission's folder, as `would_be.safetensors`, unless it is rejected.
     second_look: lets the escalation tier decide, where p alone would quarantine; then the merged weights go to this file, for
@@ -55,6 +60,7 @@ def vet(
         escalation = workspace.release(submission.base_release).escalation
         job = dataclasses.replace(job, would_be=second_look, escalation=escalation)
     found = worker.vet(job)
+    found = with_history(found, store, settings, submission)
     return dataclasses.replace(
         found,
         checks=(*admission.checks, *found.checks),
@@ -100,6 +106,40 @@ def job_for(
         utility=UtilityLimits(settings.utility.accuracy_drop, settings.utility.recall_drop),
         root_action=settings.guard.root_action,
         would_be=would_be,
+    )
+
+
+def with_history(verdict: Verdict, store: Store, settings: OwnerSettings, submission: Submission) -> Verdict:
+    """The verdict with the check `history`, where it has a p-value that can be added to the contributor's.
+
+    The check never rejects: a contributor whose data differ from what the references assume, always in the same way, has small
+    p-values again and again and is honest all the same. Promoting what was held for it begins a new history.
+    """
+    started = time.perf_counter()
+    newest = judged(verdict.p_value, verdict.resolution)
+    if newest is None:
+        return verdict
+    rule = history_rule(settings.history)
+    finding = judge_history([*earlier(store, submission.contributor, before=submission), newest], rule)
+    holds = finding.alarm and settings.history.action == "quarantine"
+    check = Check(
+        "history",
+        Decision.QUARANTINED if holds else Decision.ACCEPTED,
+        time.perf_counter() - started,
+        score=finding.value,
+        threshold=finding.threshold,
+        code=HISTORY if finding.alarm else None,
+        detail=f"e-value of the newest {finding.submissions} submissions of {submission.contributor}, over "
+        f"{finding.references} references; {rule.submissions} honest ones give an alarm with probability at most "
+        f"{rule.level:g}",
+    )
+    return dataclasses.replace(
+        verdict,
+        decision=worst([verdict.decision, check.decision]),
+        checks=(*verdict.checks, check),
+        codes=(*verdict.codes, *([HISTORY] if holds else [])),
+        seconds=verdict.seconds + check.seconds,
+        measurements=verdict.measurements | {"history": finding.to_json() | {"rule": dataclasses.asdict(rule)}},
     )
 
 

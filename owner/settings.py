@@ -144,6 +144,18 @@ class GuardSettings(Section):
         return self
 
 
+class HistorySettings(Section):
+    level: float = Field(default=0.05, ge=0.001, le=0.5)
+    """False alarms that so many honest submissions of one contributor may raise together, as a probability."""
+    submissions: int = Field(default=50, ge=2, le=100)
+    """How many of a contributor's newest submissions are looked at together."""
+    per_guard: int = Field(default=50, ge=1)
+    """How many successive ones are assumed to be compared with the same references; the more, the higher the threshold. Guards of
+    successive releases plan their references alike, so the careful assumption is all of them."""
+    action: Literal["quarantine", "record"] = "quarantine"
+    """What happens to a submission whose contributor's history is not consistent with honest fine-tuning."""
+
+
 class UtilitySettings(Section):
     accuracy_drop: float = Field(default=0.01, ge=0.0, le=1.0)
     """Accuracy the would-be release may lose against the current one."""
@@ -211,6 +223,7 @@ class OwnerSettings(Settings):
     guard: GuardSettings = GuardSettings()
     population: HonestPopulation = HonestPopulation()
     """How honest contributors are assumed to differ from what the release recommends; the references are drawn from this."""
+    history: HistorySettings = HistorySettings()
     utility: UtilitySettings = UtilitySettings()
     merge: MergeSettings = MergeSettings()
     service: ServiceSettings = ServiceSettings()

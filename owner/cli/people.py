@@ -9,6 +9,7 @@ import typer
 
 from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption
 from owner.cli.rendering import coloured, console, errors, facts, moment, show, table, write_json
+from owner.figures import number
 
 PANEL = "Contributors"
 
@@ -70,7 +71,11 @@ def invite(
 
 
 def contributors(workspace: WorkspaceOption = HERE, as_json: AsJson = False) -> None:
-    """List contributors, with what became of their submissions."""
+    """List contributors, with what became of their submissions and what these say together.
+
+    The e-value grows with every small p-value and shrinks with every large one. Above its threshold a submission waits for
+    you, whatever its own p-value says (`[history]` in the settings). Promoting it begins a new history.
+    """
     from owner.operations.opening import open_office  # noqa: PLC0415
     from owner.operations.people import standings  # noqa: PLC0415
 
@@ -88,10 +93,12 @@ def contributors(workspace: WorkspaceOption = HERE, as_json: AsJson = False) -> 
             coloured("revoked" if one.contributor.revoked else "enrolled"),
             moment(one.contributor.revoked or one.contributor.enrolled),
             ", ".join(f"{count} {state}" for state, count in sorted(one.submissions.items())) or "-",
+            "-" if one.history is None else number(one.history.value, 3),
+            "-" if one.history is None else number(one.history.threshold, 3),
         )
         for one in found
     ]
-    show(table(("name", "state", "since (UTC)", "submissions"), rows))
+    show(table(("name", "state", "since (UTC)", "submissions", ">e-value", ">threshold"), rows))
 
 
 def revoke(

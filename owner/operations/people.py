@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import timestamps
 from common.errors import ConfigurationError, IdentityError, StorageError
@@ -13,20 +13,25 @@ from common.files import read_bounded
 from common.identity.invitation import Invitation, token_digest
 from common.identity.names import check_contributor_name, check_host, format_address
 from owner.certificates import load_authority
+from owner.histories import standing
 from owner.ledger.records import Contributor, SubmissionState
 from owner.operations.opening import Office
 from owner.settings import OwnerSettings
 from owner.workspace import Workspace
+
+if TYPE_CHECKING:
+    from owner.e_process import HistoryFinding
 
 _PORTS_FILE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A contributor, and what became of its submissions."""
+    """A contributor, what became of its submissions, and what they say together; None where none has a p-value."""
 
     contributor: Contributor
     submissions: dict[str, int]
+    history: HistoryFinding | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -35,6 +40,7 @@ class Standing:
             "revoked": self.contributor.revoked,
             "reason": self.contributor.reason,
             "submissions": self.submissions,
+            "history": None if self.history is None else self.history.to_json(),
         }
 
 
@@ -83,13 +89,15 @@ def ports(workspace: Workspace, settings: OwnerSettings) -> tuple[int, int]:
 
 
 def standings(office: Office) -> list[Standing]:
-    """Every contributor, by name, with its submissions counted by state."""
+    """Every contributor, by name, with its submissions counted by state and its history."""
     counts: dict[str, dict[str, int]] = {}
     for submission in office.store.submissions():
         states = counts.setdefault(submission.contributor, {})
         states[submission.state.value] = states.get(submission.state.value, 0) + 1
     people = sorted(office.store.contributors(), key=lambda one: one.name)
-    return [Standing(one, counts.get(one.name, {})) for one in people]
+    return [
+        Standing(one, counts.get(one.name, {}), standing(office.store, office.settings, one.name)) for one in people
+    ]
 
 
 def revoke(office: Office, name: str, reason: str = "") -> int:

@@ -1,0 +1,210 @@
+"""One contributor's p-values over time: an e-process against slow poisoning.
+
+A submission that is a little worse than most honest ones passes, and so does the next. What no single p-value shows, their
+sequence may. Each conformal p-value becomes the pay-off of a bet that p-values are small, and the wealth E_t of a gambler who
+plays them one after the other is large only where they are smaller than chance makes them:
+
+    e_k(p) = c_k k p^(k - 1),   k in BETS    (calibrator of Vovk and Wang, "E-values: calibration, combination and
+                                              applications", Ann. Statist. 2021; c_k makes its mean over 1/(K+1), ..., 1 one)
+    E_t = mean over k of  w_1 e_k(p_1) ... e_k(p_t)  +  sum over later starts s of  w_s e_k(p_s) ... e_k(p_t)
+
+with w_1 = 1/2 and the other half spread over starts 2 to n; a start to come holds its stake. So it finds who poisons from
+the first submission on, and who was honest first. Independent honest p-values have mean E_t at most 1, at every t.
+
+They are not independent: those of one guard share its references, and where these came out low by chance, all are small. The
+bound of Ville's inequality (1/level) then fails. So thresholds come from simulation, over the draw of the references too: ranks
+of exchangeable scores do not depend on how the scores are distributed, which makes the simulation exact, not a model. A
+first half of it finds, for each t, how rare a wealth is; the second half how rare the rarest of n may be, which keeps the
+false-alarm rate over n honest submissions at or below the level (a Monte-Carlo test, whatever the number of simulations).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import ConfigurationError
+
+Floats = NDArray[np.float64]
+Ranks = NDArray[np.int64]
+
+BETS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
+SIMULATIONS: Final = 10_000
+"""Of each half."""
+LONGEST: Final = 100
+"""Submissions a history may look back on: the wealth of more could exceed what a float holds."""
+_SEED: Final = 20_210_519
+_ROUNDING: Final = 1 + 1e-9
+
+
+@dataclass(frozen=True)
+class HistoryRule:
+    """level: false alarms over `submissions` honest ones, at most. submissions: n, how many the newest of a contributor are
+    looked at together. per_guard: how many successive ones are assumed to be compared with the same references.
+
+    Raises ConfigurationError.
+    """
+
+    level: float = 0.05
+    submissions: int = 50
+    per_guard: int = 50
+
+    def __post_init__(self) -> None:
+        if not 0.001 <= self.level <= 0.5:
+            raise ConfigurationError(f"the level of a history must be from 0.001 to 0.5, not {self.level:g}")
+        if not 2 <= self.submissions <= LONGEST:
+            raise ConfigurationError(f"a history looks back on 2 to {LONGEST} submissions, not {self.submissions}")
+        if self.per_guard < 1:
+            raise ConfigurationError(f"at least one submission is judged by a guard, not {self.per_guard}")
+
+    def thresholds(self, references: int) -> tuple[float, ...]:
+        """The largest wealth without an alarm after 1, 2, ..., n submissions, over K references; infinite where no wealth is
+        rare enough. Simulated once a process, by a fixed seed."""
+        return _thresholds(references, self.level, self.submissions, min(self.per_guard, self.submissions))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One submission as a history keeps it: its overall p-value, over K references."""
+
+    p_value: float
+    references: int
+
+
+@dataclass(frozen=True)
+class HistoryFinding:
+    """value: wealth after the newest submission. threshold: the largest without an alarm. submissions: how many were looked
+    at. references: the fewest that judged one of them, for which the threshold is simulated."""
+
+    value: float
+    threshold: float
+    submissions: int
+    references: int
+
+    @property
+    def alarm(self) -> bool:
+        return self.value > self.threshold * _ROUNDING
+
+    def to_json(self) -> dict[str, Any]:
+        """An infinite threshold, or wealth, is null: JSON has no word for it."""
+        return {
+            "value": self.value if math.isfinite(self.value) else None,
+            "threshold": self.threshold if math.isfinite(self.threshold) else None,
+            "submissions": self.submissions,
+            "references": self.references,
+            "alarm": self.alarm,
+        }
+
+
+def judge_history(history: Sequence[Judged], rule: HistoryRule) -> HistoryFinding:
+    """The wealth after the newest of `history` (oldest first), over the last n of it.
+
+    Where K changed on the way, the threshold is that of the smallest K, whose p-values depend on each other most.
+    Raises ConfigurationError for an empty history.
+
+    >>> finding = judge_history([Judged(0.01, 99)] * 6, HistoryRule())
+    >>> finding.alarm, judge_history([Judged(0.5, 99)] * 6, HistoryRule()).alarm
+    (True, False)
+    """
+    if not history:
+        raise ConfigurationError("a history without a submission cannot be judged")
+    newest = history[-rule.submissions :]
+    steps = np.array([calibrators(one.references)[:, _rank(one)] for one in newest])
+    value = float(wealth(steps[:, :, None], rule.submissions)[0, -1])
+    fewest = min(one.references for one in newest)
+    return HistoryFinding(value, rule.thresholds(fewest)[len(newest) - 1], len(newest), fewest)
+
+
+def _rank(one: Judged) -> int:
+    """#{k: S_k >= S}, which p = (1 + #) / (K + 1) tells."""
+    return min(max(round(one.p_value * (one.references + 1)) - 1, 0), one.references)
+
+
+@lru_cache(maxsize=64)
+def calibrators(references: int) -> Floats:
+    """(bets, K + 1) e-values of p = 1/(K+1), 2/(K+1), ..., 1; each bet's mean over these is 1.
+
+    >>> [round(float(e), 3) for e in calibrators(3).mean(1)]
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    p = np.arange(1, references + 2) / (references + 1)
+    bets = np.array(BETS)[:, None]
+    values = bets * p ** (bets - 1)
+    return np.asarray(values / values.mean(1, keepdims=True))
+
+
+def wealth(steps: Floats, horizon: int) -> Floats:
+    """E_1 ... E_t (runs, t) of e-values `steps` (t, bets, runs), t <= horizon.
+
+    >>> wealth(np.full((1, 5, 1), 3.0), 50).tolist()
+    [[2.0]]
+    """
+    length, bets, runs = steps.shape
+    first, later = np.ones((bets, runs)), np.zeros((bets, runs))
+    out = np.empty((runs, length))
+    for t, step in enumerate(steps):
+        first = first * step
+        if t:
+            later = (later + 1.0) * step
+        staked = (later + (horizon - 1 - t)) / (horizon - 1)
+        out[:, t] = (0.5 * first + 0.5 * staked).mean(0)
+    return out
+
+
+def honest_ranks(generator: np.random.Generator, runs: int, references: int, submissions: int, per_guard: int) -> Ranks:
+    """(runs, submissions): how many of K references score as high as an honest submission, a fresh set of K each `per_guard`.
+
+    Scores are drawn uniformly: only their order counts. How many references fall between two neighbouring submissions is
+    multinomial, so that K costs nothing.
+    """
+    out = np.empty((runs, submissions), dtype=np.int64)
+    for first in range(0, submissions, per_guard):
+        scores = generator.random((runs, min(per_guard, submissions - first)))
+        order = np.argsort(scores, axis=1)
+        gaps = np.diff(np.take_along_axis(scores, order, axis=1), axis=1, prepend=0.0, append=1.0)
+        between = generator.multinomial(references, gaps)
+        above = between[:, ::-1].cumsum(axis=1)[:, -2::-1]
+        np.put_along_axis(out[:, first : first + per_guard], order, above, axis=1)
+    return out
+
+
+def wealth_of_ranks(ranks: Ranks, references: int) -> Floats:
+    """(runs, n) from (runs, n), the horizon being n."""
+    steps = calibrators(references)[:, ranks.T].swapaxes(0, 1)
+    return wealth(steps, ranks.shape[1])
+
+
+@lru_cache(maxsize=64)
+def _thresholds(references: int, level: float, submissions: int, per_guard: int) -> tuple[float, ...]:
+    scale, test = (
+        wealth_of_ranks(
+            honest_ranks(
+                np.random.default_rng([_SEED, half, references, submissions, per_guard]),
+                SIMULATIONS,
+                references,
+                submissions,
+                per_guard,
+            ),
+            references,
+        )
+        for half in (0, 1)
+    )
+    ordered = np.sort(scale, axis=0)
+    rarest = np.full(len(test), SIMULATIONS + 1)
+    for t in range(submissions):
+        # How many of the first half are as large; a tie counts as one, whatever the last bit says.
+        as_large = SIMULATIONS - np.searchsorted(ordered[:, t], test[:, t] / _ROUNDING)
+        rarest = np.minimum(rarest, as_large)
+    # Alarm: fewer of the first half are as large than at the r-th rarest of the second. At most r of N + 1 exchangeable
+    # runs can come before that one, which is at most the level.
+    rank = math.floor(level * (SIMULATIONS + 1))
+    allowed = int(np.sort(rarest)[rank - 1]) - 1
+    if allowed < 0:
+        return (math.inf,) * submissions
+    return tuple(float(value) for value in ordered[SIMULATIONS - 1 - allowed])

@@ -28,7 +28,7 @@ class FinishedReferences:
 
     def read(self, part: Part, k: int) -> Reference | None:
         """None where it is not there or does not read: it is then made again."""
-        known, name = self._known.get(part, ()), _file_name(part, k)
+        known, name = self._known.get(part, ()), file_name(part, k)
         if k < len(known):
             return known[k]
         if self.path is None:
@@ -42,7 +42,7 @@ class FinishedReferences:
 
     def write(self, part: Part, k: int, result: Reference) -> Reference:
         if self.path is not None:
-            name = _file_name(part, k)
+            name = file_name(part, k)
             digest = save_weights(self.path / f"{name}.safetensors", result.image_errors)
             write_atomically(self.path / f"{name}.json", canonical.encode(result.to_json() | {"errors_sha256": digest}))
             for leftover in self.path.glob("training-*"):
@@ -50,5 +50,6 @@ class FinishedReferences:
         return result
 
 
-def _file_name(part: Part, k: int) -> str:
+def file_name(part: Part, k: int) -> str:
+    """Of what is stored about the k-th fine-tune of a part, without an ending."""
     return {"owner": "owner", "calibrating": f"{k:04d}"}.get(part, f"{part}-{k:04d}")

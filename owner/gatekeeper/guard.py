@@ -49,6 +49,8 @@ class Guard:
     fitting: fine-tunes that fit the scales of the combined score, and calibrate nothing; none where there is one detector.
     release_probes: what M shows on the inputs that detectors of probes make, so that vetting never runs M on them.
     release_weights: M itself. Not stored with the guard: `with_release` hands it in.
+    provenance: nothing for references trained on this release; else of which release they were transplanted, the generation
+        and the news (`owner.gatekeeper.transplants`).
     key: digest of all that decides a reference's scores; references of equal keys may be exchanged between guards.
     """
 
@@ -69,6 +71,7 @@ class Guard:
     release_probes: Mapping[str, Activations] = field(default_factory=dict, repr=False)
     release_weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     key: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: _versions())
 
     @property

@@ -5,6 +5,7 @@
     references.safetensors          per-image errors (N,) of the owner's fine-tune M_f and of every reference
     release.safetensors             M's activations on the calibration triggers, its logits on the evaluation triggers
     probes.safetensors              M's activations on the inputs that detectors of probes made; only where there are such
+    kept/                           weights of the fine-tunes, each with its own digest; only where they are kept, no part of the guard
     triggers.safetensors            the calibration and evaluation triggers
 
 The digests find damage and mix-ups. They are no signature: who may write to the owner's disk may write a guard.
@@ -159,6 +160,7 @@ def _describe(guard: Guard, files: Mapping[str, str]) -> bytes:
         "fitting": [reference.to_json() for reference in guard.fitting],
         "inputs": len(guard.calibration.inputs),
         "key": guard.key,
+        "provenance": dict(guard.provenance),
         "versions": dict(guard.versions),
         "files": dict(files),
     }
@@ -221,6 +223,7 @@ def _fields(about: Mapping[str, Any], tensors: Mapping[str, Weights]) -> dict[st
         "release_evaluation_logits": seen["evaluation.logits"],
         "release_probes": _unpack_probes(tensors.get("probes.safetensors", {})),
         "key": about.get("key", ""),
+        "provenance": about.get("provenance", {}),
         "versions": about["versions"],
     }
 

@@ -33,6 +33,8 @@ class GuardOptions:
         into quarantine. It needs the rule `conformal`.
     escalation_references: K of that tier, its own: the first so many of the references, made again when they are first needed.
     escalation_reject_level, escalation_quarantine_level: of the tier's own p, as above; what stays in between waits for a person.
+    incremental: keep the fine-tunes' weights, and move them to the next release where it is small news, instead of training.
+    incremental_news, incremental_generations: up to which news, and how often in a row (`owner.gatekeeper.transplants`).
 
     Raises ConfigurationError, UnknownNameError, and ResolutionError for a level finer than 1 / (K + 1) of its tier.
 
@@ -57,6 +59,9 @@ class GuardOptions:
     escalation_references: int = 19
     escalation_reject_level: float = 0.05
     escalation_quarantine_level: float = 0.5
+    incremental: bool = False
+    incremental_news: float = 1.0
+    incremental_generations: int = 3
 
     def __post_init__(self) -> None:
         for name in self.detector_names:
@@ -68,6 +73,10 @@ class GuardOptions:
             raise ConfigurationError(f"fitting_references must be from 2 to 9999, not {self.fitting_references}")
         if not 1 <= self.references <= 9999:
             raise ConfigurationError(f"references must be from 1 to 9999, not {self.references}")
+        if not self.incremental_news > 0:
+            raise ConfigurationError(f"incremental_news must be above 0, not {self.incremental_news}")
+        if self.incremental_generations < 1:
+            raise ConfigurationError(f"incremental_generations must be at least 1, not {self.incremental_generations}")
         check_levels(self.reject_level, self.quarantine_level, rule=self.rule, references=self.references)
         self.autoencoder  # noqa: B018 - its own checks
         self._check_escalation()

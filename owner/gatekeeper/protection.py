@@ -32,6 +32,7 @@ from owner.gatekeeper.finished import FinishedReferences, Part
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import FIRST_FITTING, Reference
+from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants
 from owner.gatekeeper.triggers import Triggers, check_examples
 
 OnReference = Callable[[int, int, Mapping[str, float]], None]
@@ -56,7 +57,11 @@ class Protection:
     """Unfitted; None is those that `options` names."""
     known: Guard | None = None
     """A guard whose references are taken over where they would come out the same: one fitted with fewer of them, say.
-    Whoever re-calibrates from the guard of an earlier release begins here."""
+    Whoever re-calibrates from the guard of an earlier release begins at `transplants`."""
+    keep: bool = False
+    """Keep the weights of every fine-tune in `kept_in`; for that `fit` needs a directory."""
+    transplants: Transplants | None = None
+    """Fine-tunes of an earlier release that are moved to this one instead of training any."""
 
     def fit(
         self, *, directory: Path | None = None, progress: bool | None = None, on_reference: OnReference | None = None
@@ -83,12 +88,13 @@ class Protection:
             measures_of(detector, shown)  # runs M on every probe there is, once and for all
         key = self._key(head, detectors)
         work = FinishedReferences(directory and directory / key[:16], self._known_references(key))
+        kept = KeptReferences(work.path / KEPT) if self.keep and work.path else None
         found: dict[Part, list[Reference]] = {"owner": [], "fitting": [], "calibrating": []}
         total = sum(1 for _ in self._plans())
         with progress_bar("honest fine-tunes", total, shown=progress) as advance:
             for done, (part, k) in enumerate(self._plans(), 1):
                 result = work.read(part, k) or work.write(
-                    part, k, self._reference(_number(part, k), head, detectors, shown, work.path)
+                    part, k, self._reference(part, k, head, detectors, shown, work.path, kept)
                 )
                 found[part].append(result)
                 note = f", score {next(iter(result.scores.values())):.4g}" if len(detectors) == 1 else f", {part}"
@@ -112,7 +118,13 @@ class Protection:
             fitting=tuple(found["fitting"]),
             release_probes=dict(shown.probed),
             key=key,
+            provenance=self.transplants.provenance if self.transplants else {},
         )
+
+    @staticmethod
+    def kept_in(directory: Path, guard: Guard) -> Path:
+        """Where `fit(directory=directory)` has kept the fine-tunes of this guard, if it was to keep them."""
+        return directory / guard.key[:16] / KEPT
 
     @property
     def fitting_references(self) -> int:
@@ -170,37 +182,73 @@ class Protection:
             )
 
     def _reference(
-        self, k: int, head: str, detectors: Mapping[str, Detector], release: Evidence, directory: Path | None
+        self,
+        part: Part,
+        k: int,
+        head: str,
+        detectors: Mapping[str, Detector],
+        release: Evidence,
+        directory: Path | None,
+        kept: KeptReferences | None,
     ) -> Reference:
-        """Fine-tune number k (-1: the owner's M_f), scored; its weights are not kept.
+        """The k-th fine-tune of a part, scored. Its weights are kept only where they are asked for.
 
         One that diverges is drawn again: its maker would have seen the loss, and returned nothing.
         """
-        attempts = 1 if k == OWNER else _ATTEMPTS
+        if self.transplants is not None:
+            weights, plan = self.transplants.onto(self.model.state_dict(), part, k)
+            model = copy.deepcopy(self.model)
+            model.load_state_dict(weights)
+            scored = self._scored(model, plan, head, detectors, release)
+            if scored is None:
+                raise GuardError(f"fine-tune {k} ({part}), moved to this release, does not score finitely")
+            return self._keep(scored, model, part, k, kept)
+        number = _number(part, k)
+        attempts = 1 if number == OWNER else _ATTEMPTS
         cause: ModelError | None = None
         for attempt in range(attempts):
             try:
-                model, plan, report = self.fine_tunes.make(k, attempt, head=head, directory=directory)
+                model, planned, report = self.fine_tunes.make(number, attempt, head=head, directory=directory)
             except ModelError as error:  # the loss, or a weight, is not finite
                 cause = error
                 continue
-            calibration = self.triggers.calibration
-            seen = observe(model, calibration.inputs, head=head, compute=self.compute)
-            evidence = self._evidence(model, seen, calibration, head, release)
-            if bool(torch.isfinite(seen.features).all()) and bool(torch.isfinite(seen.logits).all()):
-                scores = {n: s for detector in detectors.values() for n, s in measures_of(detector, evidence).items()}
-                if all(math.isfinite(score) for score in scores.values()):
-                    break
-        else:
-            why = cause.message if cause else "its activations are not finite"
-            raise GuardError(
-                f"honest fine-tuning as recommended fails ({attempts} of {attempts} tries): {why}",
-                hint=cause.hint if cause else "recommend a lower learning rate",
-            ) from cause
+            described = planned.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
+            scored = self._scored(model, described, head, detectors, release)
+            if scored is not None:
+                return self._keep(scored, model, part, k, kept)
+        why = cause.message if cause else "its activations are not finite"
+        raise GuardError(
+            f"honest fine-tuning as recommended fails ({attempts} of {attempts} tries): {why}",
+            hint=cause.hint if cause else "recommend a lower learning rate",
+        ) from cause
+
+    def _scored(
+        self,
+        model: nn.Module,
+        plan: Mapping[str, object],
+        head: str,
+        detectors: Mapping[str, Detector],
+        release: Evidence,
+    ) -> Reference | None:
+        """None where activations or scores are not finite."""
+        calibration = self.triggers.calibration
+        seen = observe(model, calibration.inputs, head=head, compute=self.compute)
+        evidence = self._evidence(model, seen, calibration, head, release)
+        if not (bool(torch.isfinite(seen.features).all()) and bool(torch.isfinite(seen.logits).all())):
+            return None
+        scores = {n: s for detector in detectors.values() for n, s in measures_of(detector, evidence).items()}
+        if not all(math.isfinite(score) for score in scores.values()):
+            return None
         errors = {name: d.image_scores(evidence) for name, d in detectors.items() if isinstance(d, ImageDetector)}
         accuracy = float((seen.logits.argmax(1) == release.labels).double().mean())
-        described = plan.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
-        return Reference(described, scores, accuracy, errors)
+        return Reference(plan, scores, accuracy, errors)
+
+    @staticmethod
+    def _keep(scored: Reference, model: nn.Module, part: Part, k: int, kept: KeptReferences | None) -> Reference:
+        if kept is not None:
+            weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+            kept.write(part, k, weights, scored.plan)
+        return scored
 
     def _known_references(self, key: str) -> dict[Part, tuple[Reference, ...]]:
         known = self.known
@@ -231,6 +279,9 @@ class Protection:
             "escalation_references",
             "escalation_reject_level",
             "escalation_quarantine_level",
+            "incremental",
+            "incremental_news",
+            "incremental_generations",
         ):
             del options[name]
         about = {
@@ -244,6 +295,8 @@ class Protection:
             "data": [_digest(part) for part in (*self.triggers.parts.values(), self.references_pool)],
             "detectors": {name: self._about(detector) for name, detector in detectors.items()},
         }
+        if self.transplants is not None:  # they are not what training would make
+            about["transplants"] = self.transplants.provenance
         return hashlib.sha256(canonical.encode(about)).hexdigest()
 
     def _about(self, detector: Detector) -> object:

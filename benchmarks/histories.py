@@ -276,7 +276,12 @@ def main() -> None:
     document = json.loads(stored.read_text()) if stored.exists() else {}
     document |= {"command": "python -m benchmarks.histories", "hardware": hardware()}
     for name in arguments.parts.split(","):
-        document[name] = PARTS[name](arguments)
+        found = PARTS[name](arguments)
+        if name == "root-drift":  # one table for each architecture and choice of detectors
+            done = {(one["architecture"], one["detectors"]) for one in found}
+            others = [o for o in document.get(name, []) if (o["architecture"], o["detectors"]) not in done]
+            found = [*others, *found]
+        document[name] = found
         print(f"{name} done", flush=True)
         arguments.out.mkdir(parents=True, exist_ok=True)
         stored.write_text(json.dumps(document, indent=1) + "\n")

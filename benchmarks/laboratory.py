@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
+
 from common.datasets import load
 from common.devices import Compute, choose_compute
 from common.errors import ModelError
@@ -59,18 +61,15 @@ class Laboratory:
         raise ModelError(f"honest fine-tune {number} diverges in {ATTEMPTS} of {ATTEMPTS} tries")
 
     def attacked(self, base: Weights, number: int, attack: str, *, rate: float = 3.0) -> tuple[Weights, bool | None]:
-        """A contributor with the data of number `number`, the attack and `rate` times the recommended learning rate; and whether the
-        attack reached its goal on held-out images (None: it has none)."""
-        plan = plan_reference(
-            number, pool=self.others, recommended=self.finetuning, population=self.population, seed=10_000 + self.seed
-        )
-        options = dataclasses.replace(
-            self.finetuning, learning_rate=rate * self.finetuning.learning_rate, seed=plan.options.seed
-        )
+        """A contributor with half of the images that contributors have, the attack and `rate` times the recommended learning rate;
+        and whether the attack reached its goal on held-out images (None: it has none)."""
+        generator = torch.Generator().manual_seed(number)
+        chosen = torch.randperm(len(self.others), generator=generator)[: len(self.others) // 2]
+        options = dataclasses.replace(self.finetuning, learning_rate=rate * self.finetuning.learning_rate, seed=number)
         done = finetune(
             base,
             self.spec,
-            self.others.take(plan.indices),
+            self.others.take(chosen),
             options,
             attack=parse_attack(attack),
             held_out=self.triggers.evaluation,

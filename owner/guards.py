@@ -16,7 +16,8 @@ import logging
 import sys
 import time
 from collections import Counter
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from common.devices import choose_compute
 from common.errors import PortierError
@@ -71,6 +72,14 @@ def guard_defect(workspace: Workspace, release: Release) -> str | None:
     except PortierError as error:
         return error.message
     return None
+
+
+def provenance(workspace: Workspace, release: Release) -> Mapping[str, Any]:
+    """How the fine-tunes of a guard came about, for the ledger. Nothing where it does not read: that will be noticed elsewhere."""
+    try:
+        return Guard.load(workspace.release(release.id).guard).provenance
+    except PortierError:
+        return {}
 
 
 class GuardKeeper:
@@ -213,7 +222,8 @@ class GuardKeeper:
                 state, error = self._failed(release), f"it cannot be fitted: {raised.message}"
                 log.error("the guard of release %d: %s%s", release.number, error, self._outlook(release, state))
             finally:
-                await asyncio.to_thread(self._store.set_guard_state, release.id, state, error=error)
+                made = provenance(self._workspace, release) if state is GuardState.READY else {}
+                await asyncio.to_thread(self._store.set_guard_state, release.id, state, error=error, made=made)
 
     async def _calibrate(self, release: Release, stop: asyncio.Event) -> None:
         with self._workspace.lock("guard", wait_seconds=0.0):
@@ -228,7 +238,8 @@ class GuardKeeper:
         """Whether the guard, or its escalation tier, stands; False where it was to stop before. Raises what keeps it from it."""
         started, before = time.perf_counter(), self._fingerprint(release)
         path = self._workspace.work / f"{what}-{release.id[:12]}.json"
-        job = dataclasses.replace(fitting_job(self._workspace, self._settings, release), what=what)
+        parent = None if release.parent is None else await asyncio.to_thread(self._store.release, release.parent)
+        job = dataclasses.replace(fitting_job(self._workspace, self._settings, release, parent=parent), what=what)
         await asyncio.to_thread(job.write, path)
         about = f"{_NAMES[what]} of release {release.number}"
         stands = await run_to_its_end((*FITTING, str(path)), stop, about=about)
@@ -242,8 +253,16 @@ class GuardKeeper:
         return stands
 
 
-def fitting_job(workspace: Workspace, settings: OwnerSettings, release: Release) -> FittingJob:
-    """Everything that decides the guard of `release`. Raises ConfigurationError, ResolutionError."""
+def fitting_job(
+    workspace: Workspace,
+    settings: OwnerSettings,
+    release: Release,
+    *,
+    parent: Release | None = None,
+    fresh: bool = False,
+) -> FittingJob:
+    """Everything that decides the guard of `release`. parent: the release before it, whose fine-tunes may be taken over; fresh:
+    they are not. Raises ConfigurationError, ResolutionError."""
     manifest = releases.read_manifest(release)
     files = workspace.release(release.id)
     options = settings.guard
@@ -272,10 +291,16 @@ def fitting_job(workspace: Workspace, settings: OwnerSettings, release: Release)
             escalation_references=options.escalation_references,
             escalation_reject_level=options.escalation_reject_level,
             escalation_quarantine_level=options.escalation_quarantine_level,
+            incremental=options.incremental,
+            incremental_news=options.incremental_news,
+            incremental_generations=options.incremental_generations,
         ),
         # What the manifest asks contributors to do, whatever the settings have become since.
         finetuning=manifest.finetuning,
         compute=choose_compute(settings.model.device, settings.model.precision),
+        parent_guard=None if parent is None else workspace.release(parent.id).guard,
+        parent_weights=None if parent is None else workspace.release(parent.id).weights,
+        fresh=fresh,
     )
 
 

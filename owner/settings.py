@@ -79,6 +79,13 @@ class GuardSettings(Section):
     """Size of the auto-encoder's latent layer."""
     epochs: int = Field(default=60, ge=1)
     """Epochs the auto-encoder is trained for."""
+    incremental: bool = False
+    """Keep the weights of the honest fine-tunes (1 + references, and fitting_references with several detectors, each as large as
+    the model), and move them to the next release where it is small news, instead of training."""
+    incremental_news: float = Field(default=1.0, gt=0.0)
+    """Small news: the release moved at most so many times as far as a median fine-tune."""
+    incremental_generations: int = Field(default=3, ge=1)
+    """After so many releases in a row that were guarded so, fine-tunes are trained again."""
     root_action: Literal["quarantine", "record"] = "quarantine"
     """What happens to a would-be release that the root release's guard finds inconsistent with honest fine-tuning."""
     escalation: Literal["off", "maximum-margin", "trigger-inversion", "both"] = "off"

@@ -171,6 +171,15 @@ def protect(
         typer.Argument(metavar="[RELEASE]", help="Release id or its first digits.", show_default="the current one"),
     ] = None,
     workspace: WorkspaceOption = HERE,
+    incremental: Annotated[
+        bool | None,
+        typer.Option(
+            "--incremental/--fresh",
+            help="Take the fine-tunes of the release before over where this one is small news, and keep this guard's own for the "
+            "next; or train them in any case.",
+            show_default="guard.incremental in the settings",
+        ),
+    ] = None,
     set_: SetOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -189,7 +198,7 @@ def protect(
     with open_office(workspace, parse_overrides(set_)) as office:
         if not as_json:
             console.print(plan(office.settings.guard), soft_wrap=True)
-        protected = fit(office, release)
+        protected = fit(office, release, incremental=incremental)
     found = protected.to_json()
     if as_json:
         write_json(found)
@@ -199,6 +208,8 @@ def protect(
         "accuracy": f"{percent(found['accuracy'], 2)} on {len(protected.guard.evaluation)} evaluation images",
         "head": f"{found['head']}, activations in {found['dtype']} on {found['device']}",
     }
+    if found["provenance"]:
+        lines["fine-tunes"] = _origin(found["provenance"])
     if found["combination"]:
         lines |= {
             "detectors": f"{len(found['detectors'])}, combined into one score ({found['combination']}), which alone decides",
@@ -224,3 +235,12 @@ def protect(
             f"{percent(tier['fpr_bound_95'])}, with 95 % confidence"
         )
     show(facts(lines), table(("score", ">rejects above"), [(k, number(v, 4)) for k, v in found["thresholds"].items()]))
+
+
+def _origin(provenance: dict[str, Any]) -> str:
+    if "transplanted_from" in provenance:
+        return (
+            f"moved from the release with weights {short(provenance['transplanted_from'])}, generation {provenance['generation']}: it "
+            f"is {number(provenance['news'])} median fine-tunes away"
+        )
+    return f"trained: {provenance['trained']}"

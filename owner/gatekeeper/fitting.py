@@ -7,6 +7,7 @@ the guard stands, and otherwise with an error's exit code and its message on sta
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from common import canonical
 from common.datasets import load_examples
 from common.devices import Compute
 from common.errors import ConfigurationError, GuardError, ModelError, PortierError, WireError
-from common.files import read_bounded, write_atomically
+from common.files import ensure_directory, read_bounded, storage_errors, write_atomically
 from common.model_spec import ModelSpec
 from common.models import build
 from common.training_options import TrainingOptions
@@ -34,9 +35,11 @@ from owner.gatekeeper.calibrating import calibrate
 from owner.gatekeeper.escalation import Escalation, escalation_path, standing
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.incremental import BigNewsError, small_news
 from owner.gatekeeper.limits import forbid_core_dumps
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.protection import OnReference, Protection
+from owner.gatekeeper.transplants import KEPT, Transplants
 from owner.gatekeeper.triggers import Triggers
 
 _PARENT_SECONDS = 0.2
@@ -48,6 +51,8 @@ class FittingJob:
     """weights: the release. trigger_fit, trigger_calibration, evaluation, references_pool: examples files.
     directory: where the guard goes. Unfinished work lies beside it, in a folder of the same name with `.work` appended.
     what: the guard, or the escalation tier of the guard that stands in `directory`.
+    parent_guard, parent_weights: of the release before it, where there is one: with `options.incremental` its fine-tunes are taken
+        over if this release is small news. fresh: train all the same.
     """
 
     weights: Path
@@ -61,6 +66,9 @@ class FittingJob:
     finetuning: TrainingOptions
     compute: Compute
     what: Literal["guard", "escalation"] = "guard"
+    parent_guard: Path | None = None
+    parent_weights: Path | None = None
+    fresh: bool = False
 
     @property
     def work(self) -> Path:
@@ -82,6 +90,9 @@ class FittingJob:
             "finetuning": self.finetuning.to_json(),
             "compute": self.compute.to_json(),
             "what": self.what,
+            "parent_guard": None if self.parent_guard is None else str(self.parent_guard.absolute()),
+            "parent_weights": None if self.parent_weights is None else str(self.parent_weights.absolute()),
+            "fresh": self.fresh,
         }
 
     @classmethod
@@ -95,6 +106,9 @@ class FittingJob:
                 finetuning=TrainingOptions.from_json(data["finetuning"]),
                 compute=Compute.from_json(data["compute"]),
                 what=data["what"],
+                parent_guard=_path(data, "parent_guard"),
+                parent_weights=_path(data, "parent_weights"),
+                fresh=bool(data.get("fresh", False)),
             )
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"the fitting job is incomplete: {error}") from error
@@ -103,8 +117,16 @@ class FittingJob:
         write_atomically(path, canonical.encode(self.to_json()))
 
 
+def _path(data: Mapping[str, Any], name: str) -> Path | None:
+    return None if data.get(name) is None else Path(data[name])
+
+
 def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnReference | None = None) -> Guard:
-    """Fit, save and return the guard; at once where it already stands for the same release, options and compute."""
+    """Fit, save and return the guard; at once where it already stands for the same release, options and compute.
+
+    `Guard.provenance` says whether its fine-tunes were taken over from the release before, and if that was wanted and could not
+    be, why.
+    """
     digest = digest_file(job.weights)
     standing = _standing(job)
     if standing is not None and _is_wanted(standing, job, digest):
@@ -121,9 +143,14 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
         finetuning=job.finetuning,
         compute=job.compute,
         known=standing,
+        keep=job.options.incremental,
     )
+    transplants, why = _transplants(job, model)
+    protection = dataclasses.replace(protection, transplants=transplants)
     guard = protection.fit(directory=job.work, progress=progress, on_reference=on_reference)
-    guard.save(job.directory)
+    if why:
+        guard = dataclasses.replace(guard, provenance={"trained": why})
+    _save(job, guard, standing)
     shutil.rmtree(job.work, ignore_errors=True)
     return guard
 
@@ -171,6 +198,39 @@ def _release(job: FittingJob, digest: str) -> nn.Module:
     return model
 
 
+def _transplants(job: FittingJob, model: nn.Module) -> tuple[Transplants | None, str]:
+    """None, and why not, where the fine-tunes have to be trained; "" where nothing else was wanted."""
+    if not job.options.incremental or job.fresh or job.parent_guard is None or job.parent_weights is None:
+        return None, ""
+    try:
+        found = small_news(
+            job.parent_guard,
+            job.parent_weights,
+            model.state_dict(),
+            options=job.options,
+            spec=job.spec,
+            finetuning=job.finetuning,
+            compute=job.compute,
+        )
+    except BigNewsError as error:
+        return None, error.message
+    return found, ""
+
+
+def _save(job: FittingJob, guard: Guard, standing: Guard | None) -> None:
+    """The guard, and then the fine-tunes it kept: without them it is whole, and only the next guard trains anew."""
+    kept = Protection.kept_in(job.work, guard)
+    if job.options.incremental and standing is not None and standing.key == guard.key:
+        # Those of a guard that was grown were not made again.
+        for path in (job.directory / KEPT).glob("*"):
+            if not (kept / path.name).exists():
+                shutil.copy2(path, ensure_directory(kept) / path.name)
+    guard.save(job.directory)
+    if job.options.incremental and kept.is_dir():
+        with storage_errors("keep the fine-tunes of the guard", job.directory):
+            kept.replace(job.directory / KEPT)
+
+
 def _standing(job: FittingJob) -> Guard | None:
     """The guard that an earlier run finished, None where there is none that reads. It is replaced by the one that is wanted, which
     takes its references over where only their number or what is made of them has changed."""
@@ -181,8 +241,15 @@ def _standing(job: FittingJob) -> Guard | None:
 
 
 def _is_wanted(guard: Guard, job: FittingJob, digest: str) -> bool:
-    same = (guard.release_sha256, guard.spec, guard.options, guard.finetuning, guard.compute)
-    return same == (digest, job.spec, job.options, job.finetuning, job.compute)
+    if job.fresh and "transplanted_from" in guard.provenance:
+        return False
+    same = (guard.release_sha256, guard.spec, _judging(guard.options), guard.finetuning, guard.compute)
+    return same == (digest, job.spec, _judging(job.options), job.finetuning, job.compute)
+
+
+def _judging(options: GuardOptions) -> GuardOptions:
+    """Without what concerns the next guard alone."""
+    return dataclasses.replace(options, incremental=False, incremental_news=1.0, incremental_generations=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

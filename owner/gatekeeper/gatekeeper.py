@@ -28,6 +28,7 @@ from owner.gatekeeper.guard_files import release_digest
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.protection import OnReference, Protection
+from owner.gatekeeper.transplants import Transplants
 from owner.gatekeeper.triggers import Triggers, split_triggers
 from owner.gatekeeper.utility import UtilityLimits
 from owner.gatekeeper.verdict import Verdict
@@ -93,6 +94,7 @@ class Gatekeeper:
         detectors: Sequence[Detector] | None = None,
         compute: Compute | None = None,
         directory: Path | None = None,
+        transplants: Transplants | None = None,
         progress: bool | None = None,
         on_reference: OnReference | None = None,
     ) -> Gatekeeper:
@@ -106,6 +108,9 @@ class Gatekeeper:
             combined into one score. To load a saved guard with detectors of your own, call `owner.detectors.register` first.
         directory: where finished references are kept, so that an interrupted fit goes on; None keeps them in memory. Those of
             the escalation tier (`options.escalation`), which is calibrated when `vet` first needs it, go there too.
+        transplants: fine-tunes of an earlier release to use instead of training any: `owner.gatekeeper.incremental.small_news`
+            says whether `model` is near enough. With `options.incremental`, and a directory, `Protection.kept_in(directory, guard)`
+            holds this guard's own afterwards.
         progress: show a bar; None shows it on a terminal.
 
         Raises VacuousGateError where the activations do not depend on weights, GuardError for too little data or the rule
@@ -123,6 +128,8 @@ class Gatekeeper:
             finetuning=finetuning,
             compute=compute or choose_compute(),
             detectors=None if detectors is None else tuple(detectors),
+            keep=options.incremental,
+            transplants=transplants,
         )
         guard = protection.fit(directory=directory, progress=progress, on_reference=on_reference)
         return cls(guard, model, references_pool=references_pool, directory=directory)

@@ -14,6 +14,7 @@ small news up to a limit of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     for name, tensor in one.items():
         if tensor.is_floating_point() and not name.endswith(("running_mean", "running_var")):
             squared += float((tensor.double() - other[name].double()).square().sum())
-    return squared**0.5
+    return math.sqrt(squared)
 
 
 class KeptReferences:

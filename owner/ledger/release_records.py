@@ -6,6 +6,9 @@ line back for good; the next release grows from the one that was restored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -93,7 +96,9 @@ def rollback(tx: Transaction, to_id: str, reason: str) -> Release:
     return to_release(target)
 
 
-def set_guard_state(tx: Transaction, release_id: str, state: GuardState, error: str | None) -> None:
+def set_guard_state(
+    tx: Transaction, release_id: str, state: GuardState, error: str | None, made: Mapping[str, Any]
+) -> None:
     row = find(tx.session, ReleaseRow, release_id, "release")
     error = None if error is None else shown(error)
     if row.guard_state == state and error in (None, row.guard_error):
@@ -101,7 +106,7 @@ def set_guard_state(tx: Transaction, release_id: str, state: GuardState, error: 
     row.guard_state = state
     row.guard_error = None if state is GuardState.READY else error or row.guard_error
     if error is not None or state in (GuardState.READY, GuardState.FAILED):
-        tx.append("guard", {"release": row.id, "state": str(state), **({"error": error} if error else {})})
+        tx.append("guard", {**made, "release": row.id, "state": str(state), **({"error": error} if error else {})})
     if state is GuardState.READY:
         wake(tx, row.id)
     tx.changed()

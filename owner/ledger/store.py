@@ -264,13 +264,16 @@ class Store:
         with self._read() as session:
             return release_records.allowed_bases(session, count)
 
-    def set_guard_state(self, identifier: str, state: GuardState, *, error: str | None = None) -> None:
+    def set_guard_state(
+        self, identifier: str, state: GuardState, *, error: str | None = None, made: Mapping[str, Any] | None = None
+    ) -> None:
         """READY also sends the submissions that await this guard back to `received`.
 
         error: what is wrong with the guard, kept until it is READY or another error comes; it goes into the ledger too.
+        made: of a guard that is READY, where its fine-tunes come from if it did not train them; goes into the ledger.
         """
         with self._write() as tx:
-            release_records.set_guard_state(tx, identifier, GuardState(state), error)
+            release_records.set_guard_state(tx, identifier, GuardState(state), error, made or {})
 
     def rollback(self, identifier: str, reason: str) -> Release:
         """Makes a past release current again and marks all later ones rolled back, for good.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,7 @@ class Protected:
             "fpr_bound_95": fpr_bound_95(options.references, options.reject_level) if conformal else None,
             "escalation": _escalation(guard),
             "thresholds": guard.thresholds,
+            "provenance": dict(guard.provenance),
             "accuracy": self.evaluation.accuracy,
             "head": self.guard.head,
             "device": str(self.guard.compute.device),
@@ -88,26 +90,35 @@ def plan(settings: GuardSettings) -> str:
     )
 
 
-def protect(office: Office, identifier: str | None = None, *, progress: bool | None = None) -> Protected:
+def protect(
+    office: Office, identifier: str | None = None, *, incremental: bool | None = None, progress: bool | None = None
+) -> Protected:
     """Fit the guard of the current release, or of the one whose id begins with `identifier`. Goes on where an interrupted
     fit stopped; where the guard stands already, it is only read.
+
+    incremental: take the fine-tunes of the release before over where this one is small news, and keep this guard's own for the next
+    (True); train them in any case (False); as the settings say (None).
 
     Raises VacuousGateError where the gate could tell nothing, GuardError, WorkspaceError where another process fits one.
     """
     store, workspace = office.store, office.workspace
     release = store.current() if identifier is None else store.release(identifier)
-    job = fitting_job(workspace, office.settings, release)
+    parent = None if release.parent is None else store.release(release.parent)
+    job = fitting_job(workspace, office.settings, release, parent=parent, fresh=incremental is False)
+    if incremental:
+        job = dataclasses.replace(job, options=dataclasses.replace(job.options, incremental=True))
     with workspace.lock("guard"):
         store.set_guard_state(release.id, GuardState.FITTING)
         state, why = GuardState.MISSING, None
+        made: Mapping[str, Any] = {}
         try:
             guard = fit(job, progress=progress)
-            state = GuardState.READY
+            state, made = GuardState.READY, guard.provenance
         except PortierError as error:
             why = f"it cannot be fitted: {error.message}"
             raise
         finally:
-            store.set_guard_state(release.id, state, error=why)
+            store.set_guard_state(release.id, state, error=why, made=made)
     return Protected(store.release(release.id), guard)
 
 

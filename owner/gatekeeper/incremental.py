@@ -1,0 +1,71 @@
+"""Whether a release is small enough news to be guarded by transplanted fine-tunes, and where these lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from common.devices import Compute
+from common.errors import GuardError, PortierError
+from common.model_spec import ModelSpec
+from common.training_options import TrainingOptions
+from common.weights import load as load_weights
+from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants, measure_news
+
+
+class BigNewsError(GuardError):
+    """The release cannot be guarded by transplanting: fine-tunes of it have to be trained."""
+
+
+def small_news(
+    guard: Path,
+    old: Path,
+    new: Mapping[str, Tensor],
+    *,
+    options: GuardOptions,
+    spec: ModelSpec,
+    finetuning: TrainingOptions,
+    compute: Compute,
+) -> Transplants:
+    """The fine-tunes of the guard in `guard`, which protects the weights in the file `old`, for a guard of `new` with these options.
+
+    Raises BigNewsError, which says why: there is no such guard or it kept none, it followed other recommendations or another
+    population, too many transplants came before, or the news exceeds `options.incremental_news`.
+    """
+    try:
+        before = Guard.load(guard)
+        weights = load_weights(old, digest=before.release_sha256)
+    except PortierError as error:
+        raise BigNewsError(f"the guard before it cannot be used: {error.message}") from error
+    asked = (spec, finetuning, compute, options.population, options.seed)
+    if asked != (before.spec, before.finetuning, before.compute, before.options.population, before.options.seed):
+        raise BigNewsError("model, recommendation, population, device or seed differ from those of the guard before it")
+    generation = int(before.provenance.get("generation", 0)) + 1
+    if generation > options.incremental_generations:
+        raise BigNewsError(
+            f"{generation - 1} transplants came before it, the limit is {options.incremental_generations}"
+        )
+    kept = KeptReferences(guard / KEPT)
+    several = options.rule == "conformal" and len(options.detector_names) > 1
+    needed = {
+        "owner": 1,
+        "fitting": options.fitting_references if several else 0,
+        "calibrating": options.references_to_fit,
+    }
+    if not all(kept.holds(part, k) for part, count in needed.items() for k in range(count)):  # type: ignore[arg-type]
+        raise BigNewsError("the guard before it did not keep that many fine-tunes")
+    if set(weights) != set(new):
+        raise BigNewsError("the release before it has other tensors")
+    try:
+        news = measure_news(weights, new, kept, options.references_to_fit)
+    except GuardError as error:
+        raise BigNewsError(error.message) from error
+    if news > options.incremental_news:
+        raise BigNewsError(
+            f"it moved {news:.3g} times as far as a median fine-tune, the limit is {options.incremental_news:g}"
+        )
+    return Transplants(kept, weights, before.release_sha256, generation, news)

@@ -1,0 +1,186 @@
+"""Guards re-calibrated from the fine-tunes of the guard before: when it is done, when not, and what comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.datasets import save_examples
+from common.weights import Weights, load, save
+from owner.gatekeeper import Gatekeeper, Guard, GuardOptions, merge
+from owner.gatekeeper.fitting import FittingJob, fit
+from owner.gatekeeper.incremental import BigNewsError, small_news
+from owner.gatekeeper.transplants import KEPT, KeptReferences, distance, transplant
+
+OPTIONS = GuardOptions(
+    references=5, reject_level=0.2, quarantine_level=0.2, hidden=32, latent=8, epochs=2, incremental=True
+)
+
+
+def test_a_transplant_adds_the_update_to_the_new_release() -> None:
+    old = {"w": torch.tensor([1.0, 2.0]), "bn.running_var": torch.tensor([1.0]), "n": torch.tensor(3)}
+    tuned = {"w": torch.tensor([1.5, 1.0]), "bn.running_var": torch.tensor([0.2]), "n": torch.tensor(8)}
+    new = {"w": torch.tensor([0.0, 0.0]), "bn.running_var": torch.tensor([0.5]), "n": torch.tensor(4)}
+    moved = transplant(tuned, old, new)
+    assert moved["w"].tolist() == [0.5, -1.0]
+    assert moved["bn.running_var"].tolist() == [0.0]  # 0.5 - 0.8 is no variance
+    assert moved["n"].item() == 8
+
+
+def test_moved_to_its_own_release_a_fine_tune_stays_as_it_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    old = {"w": torch.randn(50, generator=generator)}
+    tuned = {"w": old["w"] + 0.01 * torch.randn(50, generator=generator)}
+    torch.testing.assert_close(transplant(tuned, old, old), tuned)
+
+
+def test_distance_leaves_statistics_and_counters_out() -> None:
+    one = {"w": torch.zeros(2), "bn.running_mean": torch.zeros(1), "n": torch.tensor(0)}
+    other = {"w": torch.tensor([3.0, 4.0]), "bn.running_mean": torch.ones(1), "n": torch.tensor(9)}
+    assert distance(one, other) == 5.0
+
+
+@pytest.fixture(scope="module")
+def old(bench, tmp_path_factory: pytest.TempPathFactory) -> FittingJob:  # type: ignore[no-untyped-def]
+    """The job of a release whose guard stands and has kept its fine-tunes."""
+    folder = tmp_path_factory.mktemp("old")
+    shares, guard = bench.shares, bench.gatekeeper.guard
+    names = {
+        "trigger_fit": shares.trigger_fit,
+        "trigger_calibration": shares.trigger_calibration,
+        "evaluation": shares.evaluation,
+        "references_pool": shares.references,
+    }
+    for name, examples in names.items():
+        save_examples(folder / f"{name}.safetensors", examples)
+    job = FittingJob(
+        weights=bench.release,
+        directory=folder / "guard",
+        spec=guard.spec,
+        options=OPTIONS,
+        finetuning=guard.finetuning,
+        compute=guard.compute,
+        **{name: folder / f"{name}.safetensors" for name in names},
+    )
+    fit(job, progress=False)
+    return job
+
+
+@pytest.fixture
+def merged(bench) -> Weights:  # type: ignore[no-untyped-def]
+    """The release after one honest submission."""
+    base = bench.weights
+    return merge("average", base, base, bench.honest(learning_rate=0.01).state_dict(), 0.5)
+
+
+@pytest.fixture
+def job(old: FittingJob, merged: Weights, tmp_path: Path) -> FittingJob:
+    """The job of the release after it."""
+    save(tmp_path / "new.safetensors", merged)
+    return dataclasses.replace(
+        old,
+        weights=tmp_path / "new.safetensors",
+        directory=tmp_path / "guard",
+        parent_guard=old.directory,
+        parent_weights=old.weights,
+        options=dataclasses.replace(OPTIONS, incremental_news=100.0),
+    )
+
+
+def test_the_guard_of_a_release_that_is_small_news_trains_nothing(
+    job: FittingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a fine-tune was trained")
+
+    monkeypatch.setattr("owner.gatekeeper.protection.train", never)
+    guard = fit(job, progress=False)
+    assert guard.provenance["generation"] == 1
+    assert guard.provenance["news"] > 0
+    assert len(guard.references) == 5
+    assert Guard.load(job.directory).provenance == guard.provenance
+
+
+def test_transplanted_references_are_scored_against_the_new_release(old: FittingJob, job: FittingJob) -> None:
+    before, after = Guard.load(old.directory), fit(job, progress=False)
+    assert after.release_sha256 != before.release_sha256
+    assert [r.scores for r in after.references] != [r.scores for r in before.references]
+    kept, fresh = load(old.weights), load(job.weights)
+    moved = transplant(KeptReferences(old.directory / KEPT).read("calibrating", 0)[0], kept, fresh)
+    again, _ = KeptReferences(job.directory / KEPT).read("calibrating", 0)
+    torch.testing.assert_close(again, moved)
+
+
+def test_a_transplanted_guard_vets(bench, job: FittingJob, merged: Weights) -> None:  # type: ignore[no-untyped-def]
+    fit(job, progress=False)
+    model = bench.honest()
+    model.load_state_dict(merged)
+    keeper = Gatekeeper.load(job.directory, model)
+    assert keeper.vet({name: 10 * tensor for name, tensor in merged.items()}).p_value == pytest.approx(1 / 6)
+    assert keeper.vet(merged).p_value is not None
+
+
+def refusal(job: FittingJob, **options: object) -> str:
+    assert job.parent_guard is not None
+    assert job.parent_weights is not None
+    with pytest.raises(BigNewsError) as raised:
+        small_news(
+            job.parent_guard,
+            job.parent_weights,
+            load(job.weights),
+            options=dataclasses.replace(job.options, **options),  # type: ignore[arg-type]
+            spec=job.spec,
+            finetuning=job.finetuning,
+            compute=job.compute,
+        )
+    return raised.value.message
+
+
+def test_big_news_more_references_or_another_seed_are_no_case_for_it(job: FittingJob) -> None:
+    assert "limit is 0.001" in refusal(job, incremental_news=0.001)
+    assert "did not keep" in refusal(job, references=9)
+    assert "differ from" in refusal(job, seed=1)
+
+
+def test_transplants_of_transplants_end(job: FittingJob, tmp_path: Path) -> None:
+    fit(job, progress=False)
+    after = dataclasses.replace(
+        job, parent_guard=job.directory, parent_weights=job.weights, directory=tmp_path / "third"
+    )
+    assert "limit is 1" in refusal(after, incremental_generations=1)
+    assert fit(after, progress=False).provenance["generation"] == 2
+
+
+def test_big_news_is_trained_and_says_why(job: FittingJob) -> None:
+    guard = fit(dataclasses.replace(job, options=dataclasses.replace(OPTIONS, incremental_news=0.001)), progress=False)
+    assert "median fine-tune" in guard.provenance["trained"]
+    assert KeptReferences(job.directory / KEPT).holds("calibrating", 4)
+
+
+def test_fresh_replaces_a_transplanted_guard_by_a_trained_one(job: FittingJob) -> None:
+    moved = fit(job, progress=False)
+    trained = fit(dataclasses.replace(job, fresh=True), progress=False)
+    assert moved.provenance
+    assert not trained.provenance
+    assert moved.key != trained.key
+
+
+def test_a_damaged_fine_tune_is_not_transplanted(old: FittingJob, job: FittingJob, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(old.directory, copy)
+    path = copy / KEPT / "0002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    assert "was not kept" in refusal(dataclasses.replace(job, parent_guard=copy))
+
+
+def test_without_the_option_nothing_is_kept(old: FittingJob, tmp_path: Path) -> None:
+    plain = dataclasses.replace(
+        old, directory=tmp_path / "plain", options=dataclasses.replace(OPTIONS, incremental=False)
+    )
+    fit(plain, progress=False)
+    assert not (plain.directory / KEPT).exists()

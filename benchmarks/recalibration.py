@@ -115,11 +115,11 @@ def _reference_scores(guard: Guard) -> list[float]:
 
 
 def summary(rows: Sequence[dict[str, Any]], references: int) -> dict[str, Any]:
-    """Over the rows of one number of merges."""
+    """Over the rows of a group."""
     honest = {name: [one[name] for row in rows for one in row["honest"]] for name in GUARDS}
     effective = {name: [a[name] for row in rows for a in row["attacked"] if a["effective"]] for name in GUARDS}
     out: dict[str, Any] = {
-        "bases": len(rows),
+        "releases": len(rows),
         "news": [
             min(r["news"] for r in rows),
             float(np.median([r["news"] for r in rows])),
@@ -168,7 +168,8 @@ def page(documents: dict[str, dict[str, Any]]) -> str:
         "",
         "`python -m benchmarks.recalibration`: a guard whose references were moved from the root (M_new + delta_k), beside one fitted from "
         "nothing on the same release. Intervals are 95 % Clopper-Pearson over models; those of one base share a release and a guard, "
-        "so they are too narrow. Attacks: "
+        "so they are too narrow. News: how far the release moved from the root, in median fine-tunes of it; up to "
+        f"{GuardOptions().incremental_news:g} a guard would be transplanted by default. Attacks: "
         + ", ".join(f"`{spec}`" for spec in ATTACKS)
         + ", three times the recommended rate; rates over effective ones.",
         "",
@@ -179,7 +180,7 @@ def page(documents: dict[str, dict[str, Any]]) -> str:
             "",
             f"`{found['command']}` on {found['hardware']}.",
             "",
-            "| merges since | news min / median / max | guard | honest p <= 0.05 | honest p <= 0.10 | KS to uniform | mean p | "
+            "| releases | news min / median / max | guard | honest p <= 0.05 | honest p <= 0.10 | KS to uniform | mean p | "
             "effective attacks p <= 0.05 | p <= 0.10 | seconds |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
@@ -194,7 +195,7 @@ def page(documents: dict[str, dict[str, Any]]) -> str:
         lines += [
             "",
             *(
-                f"- after {merges}: {one['n_honest']} honest models over {one['bases']} bases; rank correlation of the two p-values "
+                f"- {merges}: {one['n_honest']} honest models over {one['releases']} releases; rank correlation of the two p-values "
                 f"{one['spearman_p']:.3f}; median two-sample KS between the references' scores {one['references_ks']:.2f}; at 10 %, "
                 f"{one['differ']['0.1']['only_fresh']} turned away by the fresh guard alone, "
                 f"{one['differ']['0.1']['only_transplanted']} by the transplanted one alone; "
@@ -234,14 +235,29 @@ def main() -> None:
 
 
 def store(arguments: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
-    """After every base, so that what was interrupted shows as far as it came."""
+    """After every base, so that what was interrupted shows as far as it came. Rows of other seeds under the same name stay."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     stored = arguments.out / "recalibration.json"
     documents = json.loads(stored.read_text()) if stored.exists() else {}
+    before = documents.get(arguments.name, {})
+    asked = {name: getattr(arguments, name) for name in ("dataset", "architecture", "detectors", "references")}
+    if all(before.get(name) == value for name, value in asked.items()):
+        mine = {row["seed"] for row in rows}
+        rows = sorted(
+            [*(row for row in before["rows"] if row["seed"] not in mine), *rows],
+            key=lambda row: (row["seed"], row["merges"]),
+        )
+    groups = {f"{n} merge{'s' * (n > 1)}": [r for r in rows if r["merges"] == n] for n in arguments.merges}
+    limit = GuardOptions().incremental_news
+    groups |= {
+        f"any, news <= {limit:g}": [r for r in rows if r["news"] <= limit],
+        f"any, {limit:g} < news <= 3": [r for r in rows if limit < r["news"] <= 3],
+        "any, news > 3": [r for r in rows if r["news"] > 3],
+    }
     documents[arguments.name] = {
         "command": "python -m benchmarks.recalibration "
         f"--name {arguments.name} --dataset {arguments.dataset} --architecture {arguments.architecture} "
-        f"--detectors {arguments.detectors} --references {arguments.references} --first {arguments.first} "
+        f"--detectors {arguments.detectors} --references {arguments.references} --first {min(row['seed'] for row in rows)} "
         f"--seeds {len({row['seed'] for row in rows})} --merges {','.join(map(str, arguments.merges))} --honest {arguments.honest} "
         f"--rounds {arguments.rounds}",
         "hardware": hardware(),
@@ -249,10 +265,7 @@ def store(arguments: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None
         "architecture": arguments.architecture,
         "detectors": arguments.detectors,
         "references": arguments.references,
-        "summary": {
-            str(merges): summary([row for row in rows if row["merges"] == merges], arguments.references)
-            for merges in arguments.merges
-        },
+        "summary": {name: summary(group, arguments.references) for name, group in groups.items() if group},
         "rows": list(rows),
     }
     stored.write_text(json.dumps(documents, indent=1) + "\n")

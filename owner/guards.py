@@ -222,7 +222,8 @@ class GuardKeeper:
                 state, error = self._failed(release), f"it cannot be fitted: {raised.message}"
                 log.error("the guard of release %d: %s%s", release.number, error, self._outlook(release, state))
             finally:
-                made = provenance(self._workspace, release) if state is GuardState.READY else {}
+                ready = state is GuardState.READY
+                made = await asyncio.to_thread(provenance, self._workspace, release) if ready else {}
                 await asyncio.to_thread(self._store.set_guard_state, release.id, state, error=error, made=made)
 
     async def _calibrate(self, release: Release, stop: asyncio.Event) -> None:

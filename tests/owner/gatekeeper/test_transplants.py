@@ -96,7 +96,7 @@ def test_the_guard_of_a_release_that_is_small_news_trains_nothing(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a fine-tune was trained")
 
-    monkeypatch.setattr("owner.gatekeeper.protection.train", never)
+    monkeypatch.setattr("owner.gatekeeper.fine_tunes.train", never)
     guard = fit(job, progress=False)
     assert guard.provenance["generation"] == 1
     assert guard.provenance["news"] > 0

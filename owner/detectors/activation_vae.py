@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from common.errors import ConfigurationError, GuardError
 from owner.detectors.activation_autoencoder import check_learnable
 from owner.detectors.base import DetectorState, Evidence
+from owner.detectors.geometric_median import geometric_median
 from owner.detectors.sums import squared_distances
+from owner.detectors.variational import Variational
 
 
 @dataclass(frozen=True)
@@ -60,31 +62,6 @@ class CVAEOptions(VAEOptions):
 Options = TypeVar("Options", bound=VAEOptions)
 
 
-class _Variational(nn.Module):
-    """Encoder to mean and log-variance, decoder; a condition (one-hot, possibly empty) enters both."""
-
-    def __init__(self, width: int, condition: int, options: VAEOptions, activation: type[nn.Module], *, sigmoid: bool):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(width + condition, options.hidden), activation())
-        self.mean = nn.Linear(options.hidden, options.latent)
-        self.log_variance = nn.Linear(options.hidden, options.latent)
-        out: list[nn.Module] = [nn.Linear(options.hidden, width)]
-        self.decoder = nn.Sequential(
-            nn.Linear(options.latent + condition, options.hidden),
-            activation(),
-            *out,
-            *([nn.Sigmoid()] if sigmoid else []),
-        )
-
-    def forward(self, x: Tensor, condition: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Rebuilt (N, width), KL to N(0, I) in nats (N,); with noise None, from the latent mean."""
-        hidden = self.encoder(torch.cat([x, condition], 1))
-        mean, log_variance = self.mean(hidden), self.log_variance(hidden).clamp(-20, 20)
-        latent = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
-        kl = -0.5 * (1 + log_variance - mean.double().square() - log_variance.exp()).sum(1)
-        return self.decoder(torch.cat([latent, condition], 1)), kl
-
-
 class _VariationalDetector(Generic[Options]):
     """What the two share: fitting, state, explanation."""
 
@@ -93,7 +70,7 @@ class _VariationalDetector(Generic[Options]):
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.options_class()
-        self.network_: _Variational | None = None
+        self.network_: Variational | None = None
         self.centre_: Tensor | None = None
         self.scale_: Tensor | None = None
         self.classes_: int = 0
@@ -182,17 +159,17 @@ class _VariationalDetector(Generic[Options]):
         detector.network_ = network.eval().requires_grad_(False)
         return detector
 
-    def _fitted(self) -> _Variational:
+    def _fitted(self) -> Variational:
         if self.network_ is None:
             raise GuardError(f"the {self.name} has not been fitted", hint="call fit(evidence_of_the_release) first")
         return self.network_
 
-    def _network(self, width: int) -> _Variational:
+    def _network(self, width: int) -> Variational:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             return self._made(width)
 
-    def _made(self, width: int) -> _Variational:
+    def _made(self, width: int) -> Variational:
         raise NotImplementedError
 
     def _standard(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,8 +201,8 @@ class ActivationVAE(_VariationalDetector[VAEOptions]):
     name = "activation-vae"
     options_class = VAEOptions
 
-    def _made(self, width: int) -> _Variational:
-        return _Variational(width, 0, self.options, nn.ReLU, sigmoid=False)
+    def _made(self, width: int) -> Variational:
+        return Variational(width, 0, (self.options.hidden,), self.options.latent, nn.ReLU, sigmoid=False)
 
     def _standard(self, features: Tensor) -> tuple[Tensor, Tensor]:
         rms = features.double().square().mean().sqrt().float()
@@ -248,8 +225,9 @@ class ActivationCVAE(_VariationalDetector[CVAEOptions]):
     name = "activation-cvae"
     options_class = CVAEOptions
 
-    def _made(self, width: int) -> _Variational:
-        return _Variational(width, self.classes_, self.options, nn.Tanh, sigmoid=True)
+    def _made(self, width: int) -> Variational:
+        options = self.options
+        return Variational(width, self.classes_, (options.hidden,), options.latent, nn.Tanh, sigmoid=True)
 
     def _standard(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return geometric_median(features), torch.ones(1)
@@ -265,18 +243,3 @@ class ActivationCVAE(_VariationalDetector[CVAEOptions]):
 
     def _errors(self, x: Tensor, rebuilt: Tensor, kl: Tensor) -> Tensor:
         return squared_distances(x, rebuilt) / x.shape[1]
-
-
-def geometric_median(points: Tensor, *, iterations: int = 50) -> Tensor:
-    """The point (d,) with the least summed distance to `points` (n, d), by Weiszfeld's iteration, smoothed at the points.
-
-    >>> geometric_median(torch.tensor([[0.0], [0.0], [9.0]])).round(decimals=3)
-    tensor([0.])
-    """
-    x = points.double()
-    centre = x.mean(0)
-    smallest = 1e-9 + 1e-6 * (x - centre).norm(dim=1).mean()
-    for _ in range(iterations):
-        weights = 1 / (x - centre).norm(dim=1).clamp(min=smallest)
-        centre = (weights[:, None] * x).sum(0) / weights.sum()
-    return centre.float()

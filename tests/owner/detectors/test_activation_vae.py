@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.errors import ConfigurationError, GuardError
 from owner.detectors import ActivationCVAE, ActivationVAE, CVAEOptions, DetectorState, Evidence, VAEOptions, restore
-from owner.detectors.activation_vae import geometric_median
+from owner.detectors.geometric_median import geometric_median
 
 QUICK = {"epochs": 30, "batch_size": 60, "learning_rate": 3e-3}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,6 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def _layers(widths: Sequence[int], activation: type[nn.Module]) -> list[nn.Module]:
     made: list[nn.Module] = []
-    for into, out in zip(widths, widths[1:], strict=False):
+    for into, out in itertools.pairwise(widths):
         made += [nn.Linear(into, out), activation()]
     return made

@@ -1,0 +1,167 @@
+"""What the server and the clients of a simulated federation must agree on: data, shares, model, local training, who attacks.
+
+It travels as flat values (`[tool.flwr.app.config]`, a client's settings), so that both sides read the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+
+from common.config_values import read_value
+from common.datasets import DataSet, load
+from common.errors import ConfigurationError, UnknownNameError
+from common.examples import Examples
+from common.model_spec import ModelSpec
+from common.partitions import Partition, parse_partition
+from common.randomness import derived_seed, generator
+from common.specs import in_range, split_spec
+from common.splits import OwnerShares, owner_shares
+from common.training_options import Optimiser, TrainingOptions
+
+
+@dataclass(frozen=True)
+class FederatedTask:
+    """data: a data set by name or path. data_dir: folder of data sets; "" is $PORTIER_DATA.
+    examples: use so many of the training set, 0 for all.
+    model: an architecture by name, or `package.module:factory`.
+    clients: how many hold a share. partition: how the shares differ, without index and count: `iid`, `dirichlet:alpha=0.5`.
+    attackers: how many of them attack, chosen by `seed`. attack: what they do, as `flip:source=7,target=6`.
+    local_epochs, learning_rate, batch_size, optimiser, momentum, weight_decay: of the training in a round.
+    owner_train, owner_references: fractions of the training set that the owner keeps, to train the release and as public data.
+    seed: of shares, attackers, initial weights and training.
+    device, precision: of training.
+
+    Raises ConfigurationError naming field and limit; UnknownNameError for an unknown model or partition.
+    """
+
+    data: str = "digits"
+    data_dir: str = ""
+    examples: int = 0
+    model: str = "mlp"
+    clients: int = 10
+    partition: str = "iid"
+    attackers: int = 0
+    attack: str = ""
+    local_epochs: int = 1
+    learning_rate: float = 0.05
+    batch_size: int = 32
+    optimiser: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    owner_train: float = 0.1
+    owner_references: float = 0.15
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        in_range("federation", "clients", self.clients, 1, 100_000)
+        in_range("federation", "examples", self.examples, 0, 1 << 40)
+        in_range("federation", "seed", self.seed, 0, (1 << 62) - 1)
+        if self.attackers < 0:
+            raise ConfigurationError(f"attackers must not be negative, not {self.attackers}")
+        if self.attackers > self.clients:
+            raise ConfigurationError(
+                f"there cannot be {self.attackers} attackers among {self.clients} clients",
+                hint="lower attackers, or raise clients",
+            )
+        if self.attackers and not self.attack:
+            raise ConfigurationError(
+                f"{self.attackers} clients are to attack, and no attack is named", hint="set attack, as sign-flip"
+            )
+        self.share_of(0)
+        self.training(0, 1)
+
+    def share_of(self, client: int) -> Partition:
+        """The partition that takes client number `client`'s examples."""
+        name, options = split_spec(self.partition, "partition")
+        for fixed in ("index", "count", "seed"):
+            if fixed in options:
+                raise ConfigurationError(
+                    f"partition {self.partition!r}: {fixed} follows from the federation, leave it out"
+                )
+        given = [f"{key}={value}" for key, value in options.items()]
+        return parse_partition(
+            f"{name}:" + ",".join([*given, f"index={client}", f"count={self.clients}", f"seed={self.seed}"])
+        )
+
+    @property
+    def attacking(self) -> frozenset[int]:
+        """Which clients attack, by number.
+
+        >>> len(FederatedTask(clients=5, attackers=2, attack="sign-flip").attacking)
+        2
+        """
+        order = torch.randperm(self.clients, generator=generator(self.seed, "who attacks"))
+        return frozenset(order[: self.attackers].tolist())
+
+    def training(self, client: int, number: int) -> TrainingOptions:
+        """What client number `client` does in round `number` (from 1)."""
+        return TrainingOptions(
+            epochs=self.local_epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            optimiser=cast(Optimiser, self.optimiser),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule="constant",
+            seed=derived_seed(self.seed, f"client {client} round {number}"),
+        )
+
+    def task(self) -> FederatedTask:
+        """The part that clients know, of a configuration that holds more."""
+        return FederatedTask(**{f.name: getattr(self, f.name) for f in dataclasses.fields(FederatedTask)})
+
+    def shares(self) -> OwnerShares:
+        """The owner's shares, and in `unclaimed` what the clients divide among them. Raises DataError, UnknownNameError."""
+        return _shares(self.data, self.data_dir, self.examples, self.owner_train, self.owner_references, self.seed)
+
+    def examples_of(self, client: int) -> Examples:
+        return self.share_of(client).apply(self.shares().unclaimed)
+
+    def spec(self) -> ModelSpec:
+        """Reads the data for its shape and classes."""
+        train = self.shares().train
+        return ModelSpec(self.model, train.input_shape, train.classes)
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any], *, strict: bool = True) -> Self:
+        """From flat values by name, `-` and `_` alike. strict: an unknown name is an error; else it is somebody else's.
+
+        >>> FederatedTask.from_flat({"learning-rate": 0.1}).learning_rate
+        0.1
+
+        Raises UnknownNameError naming the nearest field, ConfigurationError for a value of another type.
+        """
+        types = typing.get_type_hints(cls)
+        known = [field.name for field in dataclasses.fields(cls)]
+        given: dict[str, Any] = {}
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            if name in known:
+                given[name] = read_value(value, types[name], f"federation: {key}")
+            elif strict:
+                raise UnknownNameError("setting of a federation", key, [name.replace("_", "-") for name in known])
+        return cls(**given)
+
+    def to_flat(self) -> dict[str, Any]:
+        """The inverse of `from_flat`, names as TOML has them."""
+        return {name.replace("_", "-"): value for name, value in dataclasses.asdict(self).items()}
+
+
+@functools.lru_cache(maxsize=4)
+def _shares(data: str, data_dir: str, examples: int, train: float, references: float, seed: int) -> OwnerShares:
+    # Kept: one process plays many clients, and the data are the same for all of them.
+    found = load(data, data_dir=Path(data_dir) if data_dir else None, seed=seed)
+    if 0 < examples < len(found.train):
+        chosen = torch.randperm(len(found.train), generator=generator(seed, "examples"))[:examples].sort().values
+        found = DataSet(found.name, found.train.take(chosen), found.test, None, found.test_groups)
+    return owner_shares(found, seed=seed, train=train, references=references, trigger_fit=0.3, trigger_calibration=0.3)

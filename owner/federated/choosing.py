@@ -1,0 +1,132 @@
+"""From a configuration to the strategy it names, everything in it fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import torch
+from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum, Strategy
+from torch import nn
+
+from common.devices import Compute
+from common.examples import Examples
+from common.randomness import generator
+from common.splits import OwnerShares
+from owner.federated.clean import CleanDetector, CleanOptions
+from owner.federated.config import FederationConfig
+from owner.federated.cvae import CVAEDetector, FedCVAEOptions
+from owner.federated.gated import GatedStrategy, Refresh
+from owner.federated.guard_fitting import GuardFitter
+from owner.federated.pretraining import HonestRounds, honest_rounds
+from owner.federated.spectral import SpectralDetector, SpectralOptions
+from owner.federated.strategies import FedCLEAN, FedCVAE, RobustStrategy, SpectralVAE
+from owner.federated.vetted import VettedStrategy
+from owner.gatekeeper import GuardOptions, Triggers
+
+
+def choose_strategy(
+    config: FederationConfig,
+    model: nn.Module,
+    shares: OwnerShares,
+    *,
+    compute: Compute,
+    honest: HonestRounds | None = None,
+    progress: bool | None = None,
+) -> VettedStrategy:
+    """model: the initial global model, from which detectors learn; it is left as it is.
+
+    honest: for spectral-vae and fedcvae, honest rounds made before; made now where not given.
+    Raises what fitting raises: GuardError, VacuousGateError, ModelError.
+    """
+    make = {
+        "spectral-vae": _spectral,
+        "fedcvae": _cvae,
+    }.get(config.strategy)
+    if make is not None:
+        found = honest or play_honestly(config, model, shares.references, compute=compute, progress=progress)
+        return make(config, found)
+    if config.strategy == "fedclean":
+        options = CleanOptions(seed=config.seed, **_epochs(config))
+        triggers = _mixed(shares.trigger_fit, config.seed)
+        detector = CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0))
+        return FedCLEAN(detector, merging(config))
+    if config.strategy == "gated":
+        options_ = GuardOptions(
+            detectors=tuple(name.strip() for name in config.guard_detectors.split(",") if name.strip()),
+            references=config.guard_references,
+            reject_level=max(0.05, 1 / (config.guard_references + 1)),
+            quarantine_level=max(0.05, 1 / (config.guard_references + 1)),
+            seed=config.seed,
+        )
+        fitter = GuardFitter(
+            model,
+            Triggers(shares.trigger_fit, shares.trigger_calibration, shares.evaluation),
+            shares.references,
+            config.spec(),
+            config.training(0, 0),
+            options_,
+            compute,
+        )
+        return GatedStrategy(merging(config), fitter, refresh=cast(Refresh, config.guard_refresh))
+    return RobustStrategy(merging(config))
+
+
+def play_honestly(
+    config: FederationConfig, model: nn.Module, public: Examples, *, compute: Compute, progress: bool | None = None
+) -> HonestRounds:
+    """Honest rounds on public data, as this federation's clients would train."""
+    return honest_rounds(
+        model,
+        public,
+        config.training(0, 0),
+        rounds=config.pretraining_rounds or config.rounds,
+        contributors=config.pretraining_contributors,
+        seed=config.seed,
+        compute=compute,
+        progress=progress,
+    )
+
+
+def merging(config: FederationConfig) -> Strategy:
+    """Flower's strategy that merges: every client trains in every round, one of them evaluates."""
+    common: dict[str, Any] = {
+        "fraction_train": 1.0,
+        "min_train_nodes": config.clients,
+        "min_available_nodes": config.clients,
+        "fraction_evaluate": 1e-9 if config.attack else 0.0,
+        "min_evaluate_nodes": 1,
+    }
+    f, n = config.malicious, config.clients
+    if config.strategy == "krum":
+        return Krum(**common, num_malicious_nodes=f)
+    if config.strategy == "multikrum":
+        return MultiKrum(**common, num_malicious_nodes=f, num_nodes_to_select=n - f)
+    if config.strategy == "bulyan":
+        return Bulyan(**common, num_malicious_nodes=f)
+    if config.strategy == "fedmedian":
+        return FedMedian(**common)
+    if config.strategy == "fedtrimmedavg":
+        # A hair above f / n: the share is turned into a count by rounding down.
+        return FedTrimmedAvg(**common, beta=min(f / n + 1e-9, 0.499))
+    return FedAvg(**common)
+
+
+def _spectral(config: FederationConfig, honest: HonestRounds) -> VettedStrategy:
+    options = SpectralOptions(seed=config.seed, **_epochs(config))
+    return SpectralVAE(SpectralDetector(options).fit(honest), merging(config))
+
+
+def _cvae(config: FederationConfig, honest: HonestRounds) -> VettedStrategy:
+    options = FedCVAEOptions(seed=config.seed, **_epochs(config))
+    return FedCVAE(CVAEDetector(options).fit(honest), merging(config))
+
+
+def _epochs(config: FederationConfig) -> dict[str, int]:
+    return {"epochs": config.detector_epochs} if config.detector_epochs else {}
+
+
+def _mixed(examples: Examples, seed: int) -> Examples:
+    """In random order, so that the first few are of every class."""
+    order = torch.randperm(len(examples), generator=generator(seed, "trigger order"))
+    return dataclasses.replace(examples.take(order))

@@ -1,0 +1,68 @@
+"""What happened in a round: who was kept, who was dropped and why, by what score, and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Outcome = Literal["kept", "dropped", "failed"]
+"""kept: merged. dropped: a reply that came and was not merged. failed: no usable reply, an error in its place."""
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """partition: what the client says it holds; None where it does not say. node: Flower's id, another one in each run.
+    score: higher is worse; None where the strategy scores nobody, or did not get as far. reason: why dropped or failed.
+    """
+
+    partition: int | None
+    node: int
+    outcome: Outcome
+    reason: str = ""
+    score: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"partition {self.partition}" if self.partition is not None else f"node {self.node}"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """clients: in the order of their partitions. threshold, rule: of the round's cut; None, "" where there was none.
+    kept_model: whether the old global model was kept, because nobody was left or nothing came of merging.
+    vetting_seconds: reading, checking and scoring the replies. guard_seconds: fitting, or checking the range of, a guard.
+    merging_seconds: the inner strategy's.
+    """
+
+    number: int
+    clients: tuple[ClientRecord, ...]
+    threshold: float | None = None
+    rule: str = ""
+    kept_model: bool = False
+    vetting_seconds: float = 0.0
+    guard_seconds: float = 0.0
+    merging_seconds: float = 0.0
+    note: str = ""
+
+    def with_outcome(self, outcome: Outcome) -> list[ClientRecord]:
+        return [client for client in self.clients if client.outcome == outcome]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; a score that is not finite becomes null, for NaN is no JSON.
+
+        >>> RoundRecord(1, (ClientRecord(0, 7, "dropped", "above", math.inf),)).to_json()["clients"][0]["score"] is None
+        True
+        """
+        data = dataclasses.asdict(self)
+        data["threshold"] = finite(self.threshold)
+        for client in data["clients"]:
+            client["score"] = finite(client["score"])
+            client["scored"] = client["score"] is not None
+        data["clients"] = list(data["clients"])
+        return data
+
+
+def finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

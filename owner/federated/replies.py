@@ -1,0 +1,177 @@
+"""From Flower's reply messages to updates that can be judged, and back: order, admission, counters that stay counters."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from common.errors import WeightsError
+from common.weights import Layout, Weights, check_layout, check_values, layout_of
+
+IDENTITY_RECORD = "portier"
+"""Name of the ConfigRecord in which Portier's own ClientApp tells its partition."""
+
+PARTITION_KEY = "partition-id"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One client's answer. weights: None where it is not admitted, `reason` then says why.
+
+    failed: there is no content at all, the client or its machine reported an error.
+    samples: its weight in the mean.
+    """
+
+    message: Message = field(repr=False)
+    partition: int | None
+    digest: str
+    weights: Weights | None = field(repr=False)
+    samples: float = 0.0
+    reason: str = ""
+    failed: bool = False
+
+    @property
+    def node(self) -> int:
+        return int(self.message.metadata.src_node_id)
+
+
+def to_weights(arrays: ArrayRecord) -> Weights:
+    """Tensors by name, in the record's order. Raises what Flower and numpy raise for arrays that cannot be read."""
+    return {name: torch.from_numpy(np.array(array.numpy(), copy=True, order="C")) for name, array in arrays.items()}
+
+
+def to_arrays(weights: Mapping[str, Tensor]) -> ArrayRecord:
+    return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in weights.items()})
+
+
+def read_replies(messages: Iterable[Message], layout: Layout, weighted_by: str) -> list[Reply]:
+    """Every reply, in the order of partitions; where a client does not tell its partition, by the content of its reply.
+
+    Neither the order in which replies come nor Flower's node ids, which differ in every run, decide anything.
+    A reply is admitted when it holds one record of arrays of the layout's names, shapes and dtypes, all finite, and one
+    record of metrics with a positive weight.
+    """
+    found = [_read(message, layout, weighted_by) for message in messages]
+    return sorted(found, key=lambda r: (r.partition is None, r.partition or 0, r.digest, r.reason))
+
+
+def _read(message: Message, layout: Layout, weighted_by: str) -> Reply:
+    if message.has_error():
+        reason = f"the client failed: {_first_line(message.error.reason or '')}"
+        return Reply(message, None, "", None, reason=reason, failed=True)
+    if not message.has_content():
+        return Reply(message, None, "", None, reason="the reply is empty", failed=True)
+    content = message.content
+    partition, digest = _partition(content), ""
+    try:
+        arrays, samples = _records(content, weighted_by)
+        digest = _digest(arrays)
+        weights = _admitted(arrays, layout)
+    except WeightsError as error:
+        return Reply(message, partition, digest, None, reason=f"{error.code}: {_first_line(error.message)}")
+    return Reply(message, partition, digest, {name: weights[name] for name in layout}, samples=samples)
+
+
+def _records(content: RecordDict, weighted_by: str) -> tuple[ArrayRecord, float]:
+    arrays, metrics = list(content.array_records.values()), list(content.metric_records.values())
+    if len(arrays) != 1 or len(metrics) != 1:
+        message = f"the reply holds {len(arrays)} records of arrays and {len(metrics)} of metrics, not one each"
+        raise WeightsError("REPLY_MALFORMED", message)
+    samples = metrics[0].get(weighted_by)
+    if isinstance(samples, bool) or not isinstance(samples, (int, float)) or not 0 < samples < math.inf:
+        raise WeightsError("REPLY_MALFORMED", f"its {weighted_by!r} is {samples!r}, not a positive number")
+    return arrays[0], float(samples)
+
+
+def _admitted(arrays: ArrayRecord, layout: Layout) -> Weights:
+    try:
+        weights = to_weights(arrays)
+    except Exception as error:  # noqa: BLE001 - bytes from outside: numpy may raise anything on them
+        raise WeightsError(
+            "UNSUPPORTED_TENSOR", f"its arrays cannot be read: {type(error).__name__}: {error}"
+        ) from None
+    check_layout(layout_of(weights), layout)
+    check_values(weights)
+    return weights
+
+
+def for_inner(replies: Sequence[Reply]) -> list[Message]:
+    """Messages that any strategy can merge: the same names everywhere, the same integer tensors, the metrics that all have.
+
+    Integer tensors (BatchNorm's counters) become the same one, the lower median, in every message: their mean is then that
+    number, and they are no part of the distances of Krum and its kin.
+    """
+    counters = {
+        name: torch.stack([_weights(reply)[name] for reply in replies]).median(0).values
+        for name, tensor in _weights(replies[0]).items()
+        if not tensor.is_floating_point() and tensor.dtype != torch.bool
+    }
+    metrics = [next(iter(reply.message.content.metric_records.values())) for reply in replies]
+    common = [name for name in metrics[0] if all(_alike(metrics[0][name], other.get(name)) for other in metrics)]
+    made = []
+    for reply, metric in zip(replies, metrics, strict=True):
+        message = copy.copy(reply.message)
+        message.content = RecordDict(
+            {
+                "arrays": to_arrays(_weights(reply) | counters),
+                "metrics": MetricRecord({name: metric[name] for name in common}),
+            }
+        )
+        made.append(message)
+    return made
+
+
+def merged(arrays: ArrayRecord, kept: Sequence[Reply], base: Mapping[str, Tensor]) -> Weights:
+    """What the inner strategy made of `for_inner(kept)`, in the base's order and dtypes; integer tensors as those messages had.
+
+    Raises WeightsError for a tensor that is missing, of another shape, or not finite.
+    """
+    made = to_weights(arrays)
+    result: Weights = {}
+    for name, tensor in base.items():
+        if name not in made or made[name].shape != tensor.shape:
+            raise WeightsError("SHAPE_MISMATCH", f"merging gave no tensor {name} of shape {tuple(tensor.shape)}")
+        if tensor.is_floating_point():
+            result[name] = made[name].to(tensor.dtype)
+        else:
+            stacked = torch.stack([_weights(reply)[name] for reply in kept])
+            result[name] = stacked[0] if tensor.dtype == torch.bool else stacked.median(0).values
+    check_values(result)
+    return result
+
+
+def _weights(reply: Reply) -> Weights:
+    assert reply.weights is not None  # noqa: S101 - for the type checker: callers hand in admitted replies
+    return reply.weights
+
+
+def _partition(content: RecordDict) -> int | None:
+    record = content.get(IDENTITY_RECORD)
+    value = record.get(PARTITION_KEY) if isinstance(record, ConfigRecord) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _digest(arrays: ArrayRecord) -> str:
+    hasher = hashlib.sha256()
+    for name in sorted(arrays):
+        hasher.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        hasher.update(arrays[name].data)
+    return hasher.hexdigest()
+
+
+def _alike(one: object, other: object) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other)
+    return isinstance(one, (int, float)) and isinstance(other, (int, float))
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0][:300] if text else ""

@@ -1,0 +1,60 @@
+"""The Python door: one federation, simulated on this machine or on a Ray cluster, from a configuration to its result."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+from typing import Any
+
+from common.errors import ConfigurationError, MissingExtraError
+from owner.federated.config import FederationConfig
+from owner.federated.results import FederationResult
+
+
+def run_federation(config: FederationConfig, *, progress: bool | None = False, quiet: bool = True) -> FederationResult:
+    """Run `config`: the same configuration gives the same `FederationResult.table()`, whatever order replies come in.
+
+    progress: bars while the owner trains and fits; None shows them on a terminal. quiet: keep Flower's log to warnings.
+
+    Mistakes are found before anything starts. Raises ConfigurationError (UnknownNameError for a strategy, attack or data set
+    that does not exist; MissingExtraError where the engine is not installed), DataError, ModelError, GuardError.
+    """
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    if config.engine == "ray":
+        check_ray()
+    clients = load_clients(config.client_app)
+    clients.check(config)
+    return _run(config, clients, progress=progress, quiet=quiet)
+
+
+def _run(config: FederationConfig, clients: ModuleType, *, progress: bool | None, quiet: bool) -> FederationResult:
+    from owner.federated.engines import run_inline, run_on_ray  # noqa: PLC0415 - Flower, once nothing is wrong
+
+    run = run_on_ray if config.engine == "ray" else run_inline
+    return run(config, clients.client_app(config.task()), progress=progress, quiet=quiet)
+
+
+def check_ray() -> None:
+    """Raises MissingExtraError where Flower's simulation engine is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError(
+            "Flower's simulation engine (Ray) is not installed",
+            hint='pip install "portier[simulation]", or run this federation with engine="inline"',
+        )
+
+
+def load_clients(name: str) -> Any:
+    """The module that holds the ClientApp, bound by name as Flower binds it: owner and contributor never import each other.
+
+    Raises ConfigurationError where there is none, or where it lacks `client_app` or `check`.
+    """
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigurationError(f"the client app {name!r} cannot be imported: {error}") from None
+    for needed in ("client_app", "check"):
+        if not callable(getattr(module, needed, None)):
+            raise ConfigurationError(f"the client app {name!r} has no {needed}(task)")
+    return module

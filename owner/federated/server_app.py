@@ -1,0 +1,107 @@
+"""The ServerApp: what `flwr run .` starts on the server's side, and what `run_federation` runs too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from torch import nn
+
+from common.devices import Compute, choose_compute
+from common.evaluation import evaluate
+from common.examples import Examples
+from common.models import build
+from common.randomness import derived_seed
+from common.training import train
+from common.weights import Weights
+from owner.federated.choosing import choose_strategy
+from owner.federated.config import FederationConfig
+from owner.federated.replies import to_arrays, to_weights
+from owner.federated.results import FederationResult, RoundResult
+from owner.federated.vetted import VettedStrategy
+
+SUCCESS_KEY = "attack-success"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """`[tool.flwr.app.config]` is a FederationConfig, its names with dashes."""
+    serve(grid, FederationConfig.from_flat(context.run_config))
+
+
+def serve(grid: Grid, config: FederationConfig, *, progress: bool | None = False) -> FederationResult:
+    """One federation over any grid. Raises ConfigurationError for too few nodes, and what fitting and the strategy raise."""
+    server = Server(config, progress=progress)
+    return server.run(grid)
+
+
+@dataclass
+class Server:
+    """The owner's side of one federation: its data, its first global model, the strategy."""
+
+    config: FederationConfig
+    progress: bool | None = None
+    compute: Compute = field(init=False)
+    evaluation: Examples = field(init=False)
+    model: nn.Module = field(init=False)
+    strategy: VettedStrategy = field(init=False)
+    fitting_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        started = time.perf_counter()
+        config = self.config
+        self.compute = choose_compute(config.device, config.precision)
+        shares = config.shares()
+        self.evaluation = shares.evaluation
+        self.model = build(config.spec(), seed=derived_seed(config.seed, "initial weights") % (1 << 62))
+        if config.release_epochs:
+            options = config.training(0, 0)
+            options = type(options)(**{**options.to_json(), "epochs": config.release_epochs, "schedule": "one-cycle"})
+            train(self.model, shares.train, options, compute=self.compute, progress=self.progress, label="the release")
+        self.strategy = choose_strategy(config, self.model, shares, compute=self.compute, progress=self.progress)
+        self.fitting_seconds = time.perf_counter() - started
+
+    def run(self, grid: Grid) -> FederationResult:
+        started = time.perf_counter()
+        initial: Weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        accuracies: dict[int, float] = {}
+        result = self.strategy.start(
+            grid=grid,
+            initial_arrays=to_arrays(initial),
+            num_rounds=self.config.rounds,
+            timeout=self.config.timeout,
+            train_config=ConfigRecord(),
+            evaluate_config=ConfigRecord(),
+            evaluate_fn=self._evaluator(accuracies),
+        )
+        successes = {
+            number: float(metrics[SUCCESS_KEY])  # type: ignore[arg-type]
+            for number, metrics in result.evaluate_metrics_clientapp.items()
+            if SUCCESS_KEY in metrics
+        }
+        rounds = tuple(
+            RoundResult(record, accuracies[record.number], successes.get(record.number))
+            for record in self.strategy.records
+        )
+        return FederationResult(
+            config=self.config.to_flat(),
+            attackers=tuple(sorted(self.config.attacking)),
+            initial_accuracy=accuracies[0],
+            rounds=rounds,
+            weights=to_weights(result.arrays),
+            fitting_seconds=self.fitting_seconds,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _evaluator(self, accuracies: dict[int, float]) -> Callable[[int, ArrayRecord], MetricRecord]:
+        def measure(number: int, arrays: ArrayRecord) -> MetricRecord:
+            self.model.load_state_dict(to_weights(arrays))
+            accuracies[number] = float(evaluate(self.model, self.evaluation, compute=self.compute).accuracy)
+            return MetricRecord({"accuracy": accuracies[number]})
+
+        return measure

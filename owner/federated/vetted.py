@@ -1,0 +1,204 @@
+"""A Flower strategy around another one: it vets replies, hands on those it keeps, and records why it dropped the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import ClassVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Bulyan, FedAvg, Krum, MultiKrum, Strategy
+
+from common.errors import ConfigurationError, WeightsError
+from common.weights import Weights, layout_of
+from owner.federated.logs import log
+from owner.federated.records import ClientRecord, RoundRecord
+from owner.federated.replies import Reply, for_inner, merged, read_replies, to_arrays, to_weights
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a strategy says of the admitted replies, one entry each, in their order.
+
+    reasons: why dropped, "" for those that are kept. scores: higher is worse; None where it scores nobody.
+    """
+
+    reasons: Sequence[str]
+    scores: Sequence[float] | None = None
+    threshold: float | None = None
+    rule: str = ""
+
+
+class VettedStrategy(Strategy):
+    """Admission, and an order of replies that no network decides; whoever is admitted is merged by the inner strategy.
+
+    It drops replies that hold no usable weights (another layout, numbers that are not finite, a weight that is none), keeps the
+    old global model where nobody is left, keeps integer tensors integers, and refuses to wait for nodes for ever.
+    Subclasses judge the admitted replies.
+
+    inner: the strategy that merges; FedAvg where not given. wait_seconds: how long nodes may take to connect.
+    records: one a round, see `RoundRecord`.
+    """
+
+    name: ClassVar[str] = "admission"
+
+    def __init__(self, inner: Strategy | None = None, *, wait_seconds: float = 60.0) -> None:
+        self.inner = inner or FedAvg()
+        self.wait_seconds = wait_seconds
+        self.records: list[RoundRecord] = []
+        self._base: Weights = {}
+        self._guard_seconds = 0.0
+
+    def begin(self, number: int, base: Weights) -> None:
+        """Called with the global model before it is sent out in round `number`. May raise; then nothing is sent."""
+
+    def judge(self, number: int, updates: Sequence[Weights]) -> Judgement:
+        """Called with the admitted weights of round `number`, at least one. Keeps all here."""
+        return Judgement([""] * len(updates))
+
+    def observe(self, contents: list[RecordDict], judgement: Judgement) -> Judgement:
+        """Called with what the inner strategy is about to merge; for strategies that tell whom the inner one leaves out."""
+        return judgement
+
+    def describe(self) -> list[str]:
+        """Lines for `summary`: what this strategy does and with which options."""
+        return ["Drops replies without usable weights; keeps the old model where nobody is left"]
+
+    def summary(self) -> None:
+        """Log what the strategy does, then the inner strategy's own summary."""
+        log(INFO, "\t├──> %s:", type(self).__name__)
+        for line in self.describe():
+            log(INFO, "\t│\t├── %s", line)
+        log(INFO, "\t│\t└── Merges by %s", type(self.inner).__name__)
+        self.inner.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Raises ConfigurationError where fewer nodes connect than the strategy needs, and what `begin` raises."""
+        self._base = to_weights(arrays)
+        started = time.perf_counter()
+        self.begin(server_round, self._base)
+        self._guard_seconds = time.perf_counter() - started
+        need = max(needed_replies(self.inner), _attribute(self.inner, "min_train_nodes"))
+        self._await_nodes(grid, need)
+        return self.inner.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The merged weights of the replies that are kept; the old global model where none is."""
+        clock = time.perf_counter()
+        found = read_replies(replies, layout_of(self._base), getattr(self.inner, "weighted_by_key", "num-examples"))
+        admitted = [reply for reply in found if reply.weights is not None]
+        judgement = self.judge(server_round, [reply.weights or {} for reply in admitted]) if admitted else Judgement([])
+        kept = [reply for reply, reason in zip(admitted, judgement.reasons, strict=True) if not reason]
+        messages = for_inner(kept) if kept else []
+        if kept:
+            judgement = self.observe([message.content for message in messages], judgement)
+        vetted, clock = time.perf_counter() - clock, time.perf_counter()
+        arrays, metrics, note = self._merge(server_round, kept, messages)
+        self.records.append(
+            RoundRecord(
+                server_round,
+                _clients(found, admitted, judgement),
+                threshold=judgement.threshold,
+                rule=judgement.rule,
+                kept_model=bool(note),
+                vetting_seconds=vetted,
+                guard_seconds=self._guard_seconds,
+                merging_seconds=time.perf_counter() - clock,
+                note=note,
+            )
+        )
+        self._tell(self.records[-1])
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        if _attribute(self.inner, "fraction_evaluate", 1) > 0:
+            self._await_nodes(grid, _attribute(self.inner, "min_evaluate_nodes"))
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.inner.aggregate_evaluate(server_round, sorted(replies, key=_evaluation_order))
+
+    def _merge(
+        self, number: int, kept: Sequence[Reply], messages: list[Message]
+    ) -> tuple[ArrayRecord, MetricRecord | None, str]:
+        """Arrays, metrics, and why the old model was kept, "" where it was not."""
+        if not messages:
+            return to_arrays(self._base), None, "nobody was left"
+        arrays, metrics = self.inner.aggregate_train(number, messages)
+        if arrays is None:
+            return to_arrays(self._base), metrics, f"{type(self.inner).__name__} merged nothing"
+        try:
+            return to_arrays(merged(arrays, kept, self._base)), metrics, ""
+        except WeightsError as error:
+            return to_arrays(self._base), metrics, f"the merged model is unusable: {error.code}: {error.message}"
+
+    def _await_nodes(self, grid: Grid, need: int) -> None:
+        need = max(need, _attribute(self.inner, "min_available_nodes"))
+        deadline = time.monotonic() + self.wait_seconds
+        while (connected := len(list(grid.get_node_ids()))) < need:
+            if time.monotonic() >= deadline:
+                raise ConfigurationError(
+                    f"{type(self.inner).__name__} needs at least {need} nodes{_why(self.inner)}, and {connected} are "
+                    f"connected after {self.wait_seconds:g} seconds",
+                    hint="start more nodes, or lower the strategy's minimum or its number of malicious nodes",
+                )
+            time.sleep(0.1)
+
+    def _tell(self, record: RoundRecord) -> None:
+        kept = record.with_outcome("kept")
+        log(INFO, "%s: kept %d of %d replies", type(self).__name__, len(kept), len(record.clients))
+        for client in record.clients:
+            if client.outcome != "kept":
+                score = "" if client.score is None else f" (score {client.score:.4g})"
+                log(INFO, "\t> %s %s%s: %s", client.outcome, client.label, score, client.reason)
+        if record.note:
+            log(WARNING, "%s: keeping the old global model: %s", type(self).__name__, record.note)
+
+
+def needed_replies(inner: Strategy) -> int:
+    """So many nodes the strategy's own theory asks for: 2f + 3 for Krum, 4f + 3 for Bulyan; 1 for those without one."""
+    if isinstance(inner, Bulyan):
+        return 4 * inner.num_malicious_nodes + 3
+    if isinstance(inner, (Krum, MultiKrum)):
+        return 2 * inner.num_malicious_nodes + 3
+    return 1
+
+
+def _why(inner: Strategy) -> str:
+    if needed_replies(inner) > 1:
+        factor = 4 if isinstance(inner, Bulyan) else 2
+        malicious = getattr(inner, "num_malicious_nodes", 0)
+        return f" ({factor}f + 3 for f = {malicious} malicious ones)"
+    return ""
+
+
+def _attribute(inner: Strategy, name: str, default: int = 1) -> int:
+    value = getattr(inner, name, default)
+    return value if isinstance(value, (int, float)) else default  # type: ignore[return-value]
+
+
+def _clients(found: Sequence[Reply], admitted: Sequence[Reply], judgement: Judgement) -> tuple[ClientRecord, ...]:
+    place = {id(reply): i for i, reply in enumerate(admitted)}
+    made = []
+    for reply in found:
+        i = place.get(id(reply))
+        reason = reply.reason if i is None else judgement.reasons[i]
+        score = None if i is None or judgement.scores is None else float(judgement.scores[i])
+        outcome = "failed" if reply.failed else ("dropped" if reason else "kept")
+        made.append(ClientRecord(reply.partition, reply.node, outcome, reason, score))  # type: ignore[arg-type]
+    return tuple(made)
+
+
+def _evaluation_order(message: Message) -> tuple[bool, str]:
+    if message.has_error():
+        return True, ""
+    return False, repr(sorted((name, sorted(r.items())) for name, r in message.content.metric_records.items()))

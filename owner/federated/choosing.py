@@ -47,7 +47,7 @@ def choose_strategy(
         found = honest or play_honestly(config, model, shares.references, compute=compute, progress=progress)
         return make(config, found)
     if config.strategy == "fedclean":
-        options = CleanOptions(seed=config.seed, **_epochs(config))
+        options = dataclasses.replace(CleanOptions(seed=config.seed), **_epochs(config))
         triggers = _mixed(shares.trigger_fit, config.seed)
         detector = CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0))
         return FedCLEAN(detector, merging(config))
@@ -113,20 +113,20 @@ def merging(config: FederationConfig) -> Strategy:
 
 
 def _spectral(config: FederationConfig, honest: HonestRounds) -> VettedStrategy:
-    options = SpectralOptions(seed=config.seed, **_epochs(config))
+    options = dataclasses.replace(SpectralOptions(seed=config.seed), **_epochs(config))
     return SpectralVAE(SpectralDetector(options).fit(honest), merging(config))
 
 
 def _cvae(config: FederationConfig, honest: HonestRounds) -> VettedStrategy:
-    options = FedCVAEOptions(seed=config.seed, **_epochs(config))
+    options = dataclasses.replace(FedCVAEOptions(seed=config.seed), **_epochs(config))
     return FedCVAE(CVAEDetector(options).fit(honest), merging(config))
 
 
-def _epochs(config: FederationConfig) -> dict[str, int]:
+def _epochs(config: FederationConfig) -> dict[str, Any]:
     return {"epochs": config.detector_epochs} if config.detector_epochs else {}
 
 
 def _mixed(examples: Examples, seed: int) -> Examples:
     """In random order, so that the first few are of every class."""
     order = torch.randperm(len(examples), generator=generator(seed, "trigger order"))
-    return dataclasses.replace(examples.take(order))
+    return examples.take(order)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
@@ -39,7 +40,7 @@ def run_on_ray(
         def main(grid: Grid, context: Context) -> None:
             found.append(server.run(grid))
 
-        arguments: dict[str, object] = {"log_to_driver": not quiet, "logging_level": logging.ERROR}
+        arguments: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR}
         if config.ray_address:
             arguments["address"] = config.ray_address
         else:
@@ -50,7 +51,7 @@ def run_on_ray(
             client_app=client_app,
             num_supernodes=config.clients,
             backend_config={
-                "init_args": arguments,  # type: ignore[dict-item] - Flower's type knows no nested plain dict
+                "init_args": arguments,
                 "client_resources": {"num_cpus": config.client_cpus, "num_gpus": 0.0},
             },
         )

@@ -30,10 +30,11 @@ class GatedStrategy(VettedStrategy):
         when-left: a new guard is fitted then.
         n: a new guard is fitted every n rounds; GuardError where the global model leaves the range in between.
     refit: how a new guard is fitted; needed where `guard` is a Gatekeeper and refresh is not never.
-    utility: limits of the utility check; None checks admission and the detectors alone, for in a federation the mean of
-        many replies is merged, and a client of few classes is useful in it though its own weights lose recall.
+    utility: limits of the utility check; None is the gatekeeper's own. Every reply is judged as if it alone were merged:
+        where clients hold few classes each, `UtilityLimits(accuracy_drop=1, recall_drop=1)` leaves it to the detectors.
 
-    A reply that is quarantined is dropped: a round waits for no person.
+    A reply that is quarantined is dropped: a round waits for no person. A new guard follows the global model wherever it has
+    gone: poison that was merged once is normal to it.
     Raises ConfigurationError for a refresh that is none of these, or that cannot be done.
 
     guard_seconds: of fitting and range checks, by round.
@@ -98,7 +99,7 @@ class GatedStrategy(VettedStrategy):
     def judge(self, number: int, updates: Sequence[Weights]) -> Judgement:
         assert self.guard is not None  # noqa: S101 - for the type checker: `begin` has seen to it
         self.guard_seconds[number] = self._guard_seconds
-        verdicts = [vet(self.guard, weights, self.utility) for weights in updates]
+        verdicts = [self.guard.vet(weights, utility=self.utility) for weights in updates]
         deciding = set(self.guard.guard.thresholds)
         scores = [score_of(verdict, deciding) for verdict in verdicts]
         thresholds = list(self.guard.guard.thresholds.values())
@@ -152,14 +153,10 @@ def check_refresh(refresh: object) -> None:
         raise ConfigurationError(f'refresh must be "never", "when-left" or a number of rounds from 1, not {refresh!r}')
 
 
-def vet(guard: Gatekeeper, weights: Weights, utility: UtilityLimits | None) -> Verdict:
-    """The guard's verdict. Without limits of utility nothing but a loss of all accuracy could fail that check."""
-    return guard.vet(weights, utility=utility or UtilityLimits(accuracy_drop=1.0, recall_drop=1.0))
-
-
 def out_of_range(guard: Gatekeeper, base: Weights) -> str:
     """Why the guard would reject this global model if it were a submission; "" where it would not."""
-    failed = [check for check in vet(guard, base, None).checks if check.decision is Decision.REJECTED]
+    anything = UtilityLimits(accuracy_drop=1.0, recall_drop=1.0)  # being less useful is no matter of range
+    failed = [check for check in guard.vet(base, utility=anything).checks if check.decision is Decision.REJECTED]
     return "; ".join(_told(check) for check in failed)
 
 

@@ -17,7 +17,8 @@ from owner.federated.records import RoundRecord, finite
 class Detection:
     """How dropping agreed with the truth, over all replies that came: precision, recall, F1 (Li et al. 2020).
 
-    None where it is not defined: precision without a drop, recall without an attacker, F1 without either.
+    None where it is not defined: precision without a drop, recall without an attacker, F1 without either; and all three where
+    the strategy judges no client (FedAvg, FedMedian, FedTrimmedAvg) and admission dropped none.
     auroc: of the scores, mean over the rounds that had both kinds of client; None where nobody is scored.
     """
 
@@ -26,6 +27,7 @@ class Detection:
     missed: int
     honest_kept: int
     auroc: float | None
+    judged: bool = True
 
     @property
     def precision(self) -> float | None:
@@ -35,12 +37,16 @@ class Detection:
     @property
     def recall(self) -> float | None:
         attackers = self.true_drops + self.missed
-        return self.true_drops / attackers if attackers else None
+        return self.true_drops / attackers if attackers and self._defined else None
 
     @property
     def f1(self) -> float | None:
         total = 2 * self.true_drops + self.false_drops + self.missed
-        return 2 * self.true_drops / total if total else None
+        return 2 * self.true_drops / total if total and self._defined else None
+
+    @property
+    def _defined(self) -> bool:
+        return self.judged or self.true_drops + self.false_drops > 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -52,6 +58,7 @@ class Detection:
             "recall": self.recall,
             "f1": self.f1,
             "auroc": self.auroc,
+            "judged": self.judged,
         }
 
 
@@ -72,6 +79,7 @@ def detection(records: Sequence[RoundRecord], attackers: frozenset[int]) -> Dete
         counts[True, "kept"],
         counts[False, "kept"],
         statistics.fmean(areas) if areas else None,
+        judged=any(record.rule for record in records),
     )
 
 

@@ -1,0 +1,224 @@
+"""What every strategy does with replies before it judges them, and after."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum, Strategy
+
+from common.errors import ConfigurationError
+from owner.federated.replies import to_weights
+from owner.federated.strategies import RobustStrategy
+from owner.federated.vetted import VettedStrategy
+from tests.owner.federated.messages import Round, model, outcomes, partitions
+
+BASE = model(0.0, 0.0)
+
+
+def begun(inner: Strategy | None = None, base: dict[str, torch.Tensor] | None = None) -> tuple[VettedStrategy, Round]:
+    """A strategy that has sent its first round's instructions."""
+    strategy, messages = RobustStrategy(inner or FedAvg()), Round()
+    messages.send(strategy, base or BASE)
+    return strategy, messages
+
+
+def merged(strategy: VettedStrategy, replies: list, number: int = 1) -> dict[str, torch.Tensor]:
+    arrays, _ = strategy.aggregate_train(number, replies)
+    assert arrays is not None
+    return to_weights(arrays)
+
+
+def test_two_replies_are_averaged_by_their_samples() -> None:
+    strategy, messages = begun()
+    replies = [messages.reply(model(1.0, 0.0), 0, samples=30), messages.reply(model(5.0, 4.0), 1, samples=10)]
+    assert merged(strategy, replies)["w"].tolist() == [[2.0, 1.0]]
+
+
+def test_one_reply_is_the_new_model() -> None:
+    strategy, messages = begun()
+    assert merged(strategy, [messages.reply(model(3.0, 4.0), 7)])["w"].tolist() == [[3.0, 4.0]]
+
+
+@pytest.mark.parametrize("replies", ["none", "failed", "broken"])
+def test_where_nobody_is_left_the_old_model_stays(replies: str) -> None:
+    strategy, messages = begun(base=model(1.5, 2.5))
+    given = {
+        "none": [],
+        "failed": [messages.failure(), messages.failure()],
+        "broken": [messages.reply(model(math.nan, 1.0), 0)],
+    }[replies]
+    assert merged(strategy, given)["w"].tolist() == [[1.5, 2.5]]
+    assert strategy.records[0].kept_model
+    assert strategy.records[0].note == "nobody was left"
+
+
+def test_a_failed_client_is_recorded_with_its_reason() -> None:
+    strategy, messages = begun()
+    merged(strategy, [messages.failure("the disk is full"), messages.reply(model(1.0, 1.0), 1)])
+    failed = strategy.records[0].with_outcome("failed")
+    assert [client.reason for client in failed] == ["the client failed: the disk is full"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "samples", "reason"),
+    [
+        (model(math.nan, 0.0), 10, "NON_FINITE"),
+        (model(math.inf, 0.0), 10, "NON_FINITE"),
+        (model(1.0, 0.0, 0.0), 10, "SHAPE_MISMATCH"),
+        ({"v": torch.zeros(1, 2)}, 10, "TENSOR_"),
+        ({"w": torch.zeros(1, 2, dtype=torch.float64)}, 10, "DTYPE_MISMATCH"),
+        (model(1.0, 0.0), 0, "not a positive number"),
+        (model(1.0, 0.0), -5, "not a positive number"),
+        (model(1.0, 0.0), math.nan, "not a positive number"),
+        (model(1.0, 0.0), [1, 2], "not a positive number"),
+    ],
+)
+def test_a_reply_that_cannot_be_merged_is_dropped_and_says_why(weights: dict, samples: object, reason: str) -> None:
+    strategy, messages = begun()
+    replies = [messages.reply(weights, 0, samples=samples), messages.reply(model(2.0, 2.0), 1)]
+    assert merged(strategy, replies)["w"].tolist() == [[2.0, 2.0]]
+    (dropped,) = strategy.records[0].with_outcome("dropped")
+    assert dropped.partition == 0
+    assert reason in dropped.reason
+
+
+def test_a_reply_of_other_records_is_dropped() -> None:
+    strategy, messages = begun()
+    odd = messages.reply(model(1.0, 0.0), 0)
+    odd.content["more"] = ArrayRecord(model(1.0, 0.0))
+    merged(strategy, [odd, messages.reply(model(2.0, 2.0), 1)])
+    assert "2 records of arrays" in strategy.records[0].with_outcome("dropped")[0].reason
+
+
+def test_metrics_that_not_all_report_do_not_stop_the_round() -> None:
+    strategy, messages = begun()
+    replies = [
+        messages.reply(model(1.0, 0.0), 0, metrics={"train-loss": 0.5, "mine": 3.0}),
+        messages.reply(model(1.0, 0.0), 1, metrics={"train-loss": 1.5}),
+    ]
+    _, metrics = strategy.aggregate_train(1, replies)
+    assert dict(metrics or {}) == {"train-loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        FedAvg,
+        FedMedian,
+        FedTrimmedAvg,
+        lambda: Krum(num_malicious_nodes=1),
+        lambda: MultiKrum(num_malicious_nodes=1, num_nodes_to_select=3),
+        lambda: Bulyan(num_malicious_nodes=1),
+    ],
+    ids=["FedAvg", "FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan"],
+)
+@pytest.mark.parametrize("told", [True, False], ids=["by partition", "by content"])
+def test_the_order_of_replies_and_the_ids_of_nodes_decide_nothing(inner: type[FedAvg], told: bool) -> None:
+    draws = torch.Generator().manual_seed(0)
+    sent = [model(*torch.randn(2, generator=draws).tolist(), steps=i) for i in range(9)]
+    results = []
+    for attempt in range(3):
+        strategy, messages = begun(inner(), base=model(0.0, 0.0, steps=0))
+        order = list(range(9))
+        random.Random(attempt).shuffle(order)
+        nodes = random.Random(attempt).sample(range(5000, 6000), 9)
+        replies = [messages.reply(sent[i], i if told else None, samples=i + 1, node=nodes[i]) for i in order]
+        new = merged(strategy, replies)
+        record = strategy.records[0]
+        results.append((new["w"].numpy().tobytes(), int(new["n"]), outcomes(record), partitions(record)))
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("inner", [FedAvg, FedMedian, FedTrimmedAvg, lambda: Krum(num_malicious_nodes=0)])
+def test_batch_norms_counters_stay_whole_numbers(inner: type[FedAvg]) -> None:
+    strategy, messages = begun(inner(), base=model(0.0, 0.0, steps=100))
+    replies = [messages.reply(model(1.0, 1.0, steps=steps), i) for i, steps in enumerate((103, 104, 2**62))]
+    new = merged(strategy, replies)
+    assert new["n"].dtype == torch.int64
+    assert int(new["n"]) == 104
+    assert new["w"].dtype == torch.float32
+
+
+def test_counters_are_no_part_of_krums_distances() -> None:
+    strategy, messages = begun(Krum(num_malicious_nodes=1), base=model(0.0, 0.0, steps=0))
+    weights = [0.0, 0.1, 0.2, 0.1, 9.0]
+    replies = [messages.reply(model(w, w, steps=1000 * i), i) for i, w in enumerate(weights)]
+    merged(strategy, replies)
+    assert [c.partition for c in strategy.records[0].with_outcome("kept")] == [1]
+
+
+def test_krum_says_whom_it_leaves_out_and_by_what_score() -> None:
+    strategy, messages = begun(MultiKrum(num_malicious_nodes=1, num_nodes_to_select=4), base=BASE)
+    replies = [messages.reply(model(w, w), i) for i, w in enumerate((0.0, 0.1, 9.0, 0.1, 0.2))]
+    merged(strategy, replies)
+    record = strategy.records[0]
+    assert outcomes(record) == ["kept", "kept", "dropped", "kept", "kept"]
+    assert "MultiKrum" in record.clients[2].reason
+    assert max(record.clients, key=lambda client: client.score or 0).partition == 2
+
+
+def test_a_merge_that_comes_out_broken_keeps_the_old_model() -> None:
+    strategy, messages = begun(_Dividing())
+    assert merged(strategy, [messages.reply(model(1.0, 0.0), 0)])["w"].tolist() == [[0.0, 0.0]]
+    assert "unusable: NON_FINITE" in strategy.records[0].note
+
+
+class _Dividing(FedAvg):
+    def aggregate_train(self, server_round, replies):  # type: ignore[no-untyped-def]
+        return ArrayRecord(model(math.nan, 0.0)), None
+
+
+def test_fewer_nodes_than_the_strategy_needs_is_an_error_and_no_endless_wait() -> None:
+    strategy = VettedStrategy(Bulyan(num_malicious_nodes=2), wait_seconds=0.2)
+    messages = Round(nodes=10)
+    with pytest.raises(
+        ConfigurationError, match=r"Bulyan needs at least 11 nodes \(4f \+ 3 for f = 2 malicious ones\), and 10"
+    ):
+        messages.send(strategy, BASE)
+
+
+def test_evaluation_does_not_wait_for_ever_either() -> None:
+    strategy = VettedStrategy(FedAvg(min_evaluate_nodes=5, min_available_nodes=1), wait_seconds=0.2)
+    with pytest.raises(ConfigurationError, match="needs at least 5 nodes"):
+        strategy.configure_evaluate(1, ArrayRecord(BASE), ConfigRecord(), Round(nodes=3).grid)
+
+
+def test_a_strategy_explains_itself_and_the_one_inside(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "flwr"), _propagating():
+        RobustStrategy(Krum(num_malicious_nodes=2)).summary()
+    assert "RobustStrategy" in caplog.text
+    assert "Merges by Krum" in caplog.text
+    assert "Number of malicious nodes: 2" in caplog.text
+
+
+def test_the_log_says_who_was_dropped_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    strategy, messages = begun()
+    with caplog.at_level(logging.INFO, "flwr"), _propagating():
+        merged(strategy, [messages.reply(model(math.nan, 0.0), 4), messages.reply(model(1.0, 0.0), 5)])
+    assert "kept 1 of 2 replies" in caplog.text
+    assert "dropped partition 4: NON_FINITE" in caplog.text
+
+
+class _propagating:
+    """Flower's logger hands nothing on, so that pytest would see nothing of it."""
+
+    def __enter__(self) -> None:
+        logger = logging.getLogger("flwr")
+        self.before, self.level = logger.propagate, logger.level
+        logger.propagate = True
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("flwr").propagate = self.before
+
+
+def test_evaluation_replies_are_handed_on() -> None:
+    strategy, messages = begun()
+    reply = messages.reply(BASE, 0)
+    reply.content = RecordDict({"metrics": reply.content.metric_records["metrics"]})
+    reply.content.metric_records["metrics"]["accuracy"] = 0.75
+    assert dict(strategy.aggregate_evaluate(1, [reply]) or {}) == {"accuracy": 0.75}

@@ -64,6 +64,7 @@ class FederatedTask:
 
     def __post_init__(self) -> None:
         in_range("federation", "clients", self.clients, 1, 100_000)
+        in_range("federation", "local_epochs", self.local_epochs, 1, 1_000_000)
         in_range("federation", "examples", self.examples, 0, 1 << 40)
         in_range("federation", "seed", self.seed, 0, (1 << 62) - 1)
         if self.attackers < 0:

@@ -11,6 +11,7 @@ from torch import nn
 
 from common.devices import Compute
 from common.examples import Examples
+from common.partitions import Dirichlet, Iid
 from common.randomness import generator
 from common.splits import OwnerShares
 from owner.federated.clean import CleanDetector, CleanOptions
@@ -22,7 +23,7 @@ from owner.federated.pretraining import HonestRounds, honest_rounds
 from owner.federated.spectral import SpectralDetector, SpectralOptions
 from owner.federated.strategies import FedCLEAN, FedCVAE, RobustStrategy, SpectralVAE
 from owner.federated.vetted import VettedStrategy
-from owner.gatekeeper import GuardOptions, Triggers
+from owner.gatekeeper import GuardOptions, HonestPopulation, Triggers, UtilityLimits
 
 
 def choose_strategy(
@@ -52,23 +53,7 @@ def choose_strategy(
         detector = CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0))
         return FedCLEAN(detector, merging(config))
     if config.strategy == "gated":
-        options_ = GuardOptions(
-            detectors=tuple(name.strip() for name in config.guard_detectors.split(",") if name.strip()),
-            references=config.guard_references,
-            reject_level=max(0.05, 1 / (config.guard_references + 1)),
-            quarantine_level=max(0.05, 1 / (config.guard_references + 1)),
-            seed=config.seed,
-        )
-        fitter = GuardFitter(
-            model,
-            Triggers(shares.trigger_fit, shares.trigger_calibration, shares.evaluation),
-            shares.references,
-            config.spec(),
-            config.training(0, 0),
-            options_,
-            compute,
-        )
-        return GatedStrategy(merging(config), fitter, refresh=cast(Refresh, config.guard_refresh))
+        return _gated(config, model, shares, compute)
     return RobustStrategy(merging(config))
 
 
@@ -110,6 +95,51 @@ def merging(config: FederationConfig) -> Strategy:
         # A hair above f / n: the share is turned into a count by rounding down.
         return FedTrimmedAvg(**common, beta=min(f / n + 1e-9, 0.499))
     return FedAvg(**common)
+
+
+def _gated(config: FederationConfig, model: nn.Module, shares: OwnerShares, compute: Compute) -> VettedStrategy:
+    level = max(0.05, 1 / (config.guard_references + 1))
+    options = GuardOptions(
+        detectors=tuple(name.strip() for name in config.guard_detectors.split(",") if name.strip()),
+        references=config.guard_references,
+        reject_level=level,
+        quarantine_level=level,
+        seed=config.seed,
+        population=population(config, pool=len(shares.references)),
+    )
+    fitter = GuardFitter(
+        model,
+        Triggers(shares.trigger_fit, shares.trigger_calibration, shares.evaluation),
+        shares.references,
+        config.spec(),
+        config.training(0, 0),
+        options,
+        compute,
+    )
+    # Recall of single classes is not asked of a client: with few classes it forgets the others, and the mean does not.
+    utility = UtilityLimits(accuracy_drop=config.utility_drop, recall_drop=1.0)
+    return GatedStrategy(merging(config), fitter, refresh=cast(Refresh, config.guard_refresh), utility=utility)
+
+
+def population(config: FederationConfig, *, pool: int) -> HonestPopulation:
+    """How honest clients of this federation differ: by their shares alone, for the server tells them all how to train.
+
+    pool: images at hand for references; a share cannot be larger.
+    """
+    sizes = [len(share) for share in config.share_of(0).divide(config.shares().unclaimed.labels)]
+    share = config.share_of(0)
+    return HonestPopulation(
+        sizes=(min([*sizes, pool]), min(max(sizes), pool)),
+        learning_rate=(1.0, 1.0),
+        epochs=(1.0, 1.0),
+        iid=1.0 if isinstance(share, Iid) else 0.0,
+        alpha=(share.alpha, share.alpha) if isinstance(share, Dirichlet) else (0.1, 0.5),
+        other_optimiser=0.0,
+        other_augmentation=0.0,
+        noisy=0.0,
+        other_images=0.0,
+        frozen=0.0,
+    )
 
 
 def _spectral(config: FederationConfig, honest: HonestRounds) -> VettedStrategy:

@@ -41,6 +41,7 @@ class FederationConfig(FederatedTask):
     detector_epochs: of training a VAE or CVAE; 0: the detector's own default.
     refresh: of the guard: never, when-left, or a number of rounds.
     guard_references: K of the guard. guard_detectors: by name, with commas.
+    utility_drop: accuracy a client's weights alone may cost; 1 leaves it to the guard's detectors. Small shares cost some honestly.
     engine: ray (Flower's simulation engine) or inline (one client after the other, in this process).
     client_cpus: of one client on Ray. ray_address: of a running Ray cluster; "" starts one here.
     timeout: seconds a round may wait for replies.
@@ -57,6 +58,7 @@ class FederationConfig(FederatedTask):
     refresh: str = "when-left"
     guard_references: int = 19
     guard_detectors: str = "paper"
+    utility_drop: float = 1.0
     engine: str = "ray"
     client_cpus: float = 1.0
     ray_address: str = ""
@@ -75,6 +77,7 @@ class FederationConfig(FederatedTask):
         in_range("federation", "pretraining_contributors", self.pretraining_contributors, 2, 100_000)
         in_range("federation", "detector_epochs", self.detector_epochs, 0, 1_000_000)
         in_range("federation", "guard_references", self.guard_references, 1, 9999)
+        in_range("federation", "utility_drop", self.utility_drop, 0, 1)
         in_range("federation", "timeout", self.timeout, 1e-3, 1e9)
         in_range("federation", "client_cpus", self.client_cpus, 1e-3, 1e4)
         _ = self.guard_refresh

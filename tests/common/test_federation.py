@@ -1,0 +1,84 @@
+"""What server and clients of a federation agree on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.errors import ConfigurationError, UnknownNameError
+from common.federation import FederatedTask
+
+
+def test_a_task_survives_the_way_through_flat_values() -> None:
+    task = FederatedTask(
+        clients=7, attackers=2, attack="sign-flip", learning_rate=0.25, partition="dirichlet:alpha=0.5"
+    )
+    assert FederatedTask.from_flat(task.to_flat()) == task
+
+
+def test_values_come_as_text_too() -> None:
+    task = FederatedTask.from_flat({"clients": "4", "learning-rate": "0.5", "seed": 3})
+    assert (task.clients, task.learning_rate, task.seed) == (4, 0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"clients": 0}, "clients must be from 1"),
+        ({"clients": "many"}, "clients must be a whole number"),
+        ({"clients": 2.5}, "clients must be a whole number"),
+        ({"clients": True}, "clients must be a whole number"),
+        ({"learning-rate": "fast"}, "learning-rate must be a number"),
+        ({"clients": 3, "attackers": 4, "attack": "sign-flip"}, "4 attackers among 3 clients"),
+        ({"attackers": -1}, "attackers must not be negative"),
+        ({"attackers": 1}, "no attack is named"),
+        ({"partition": "iid:index=2"}, "index follows from the federation"),
+        ({"local-epochs": 0}, "epochs"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        FederatedTask.from_flat(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "nearest"),
+    [
+        ({"learnin-rate": 0.1}, "learning-rate"),
+        ({"partition": "dirichle"}, "dirichlet"),
+        ({"optimiser": "adm"}, "adam"),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest(values: dict[str, object], nearest: str) -> None:
+    with pytest.raises(UnknownNameError, match="unknown") as caught:
+        FederatedTask.from_flat(values)
+    assert f"did you mean {nearest}?" in caught.value.hint
+
+
+def test_a_client_leaves_the_servers_settings_alone() -> None:
+    assert FederatedTask.from_flat({"clients": 3, "strategy": "krum"}, strict=False).clients == 3
+
+
+def test_clients_share_the_unclaimed_examples_without_overlap() -> None:
+    task = FederatedTask(clients=4)
+    shares = [task.share_of(client).divide(task.shares().unclaimed.labels)[client] for client in range(4)]
+    together = torch.cat(shares)
+    assert len(together.unique()) == len(together) == len(task.shares().unclaimed)
+
+
+def test_the_attackers_are_fixed_by_the_seed() -> None:
+    chosen = [FederatedTask(clients=50, attackers=15, attack="sign-flip", seed=seed).attacking for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(chosen[0]) == 15
+
+
+def test_no_two_clients_or_rounds_share_their_randomness() -> None:
+    task = FederatedTask()
+    seeds = {task.training(client, number).seed for client in range(5) for number in range(5)}
+    assert len(seeds) == 25
+
+
+def test_fewer_examples_can_be_asked_for() -> None:
+    few, every = FederatedTask(examples=300).shares(), FederatedTask().shares()
+    assert len(few.unclaimed) < len(every.unclaimed)
+    assert len(few.evaluation) == len(every.evaluation)

@@ -1,0 +1,110 @@
+"""The ClientApp trains as any contributor does, honestly or under the task's attack."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict, UserConfig
+from flwr.supercore.task_identity import TaskIdentity
+
+from common.errors import ConfigurationError, DataError, UnknownNameError
+from common.federation import FederatedTask
+from common.models import build
+from contributor.attacks import parse_attack
+from contributor.federated import app, check, client_app
+from contributor.finetuning import finetune
+
+TASK = FederatedTask(model="logistic", clients=4, attackers=1, attack="sign-flip", device="cpu", precision="float32")
+
+
+@pytest.fixture(autouse=True)
+def _identity() -> None:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return dict(build(TASK.spec(), seed=1).state_dict())
+
+
+def context(partition: object, run_config: dict[str, object] | None = None) -> Context:
+    node = UserConfig({"partition-id": partition})  # type: ignore[dict-item]
+    return Context(1, 7, node, RecordDict(), UserConfig(run_config or {}))  # type: ignore[arg-type]
+
+
+def instruction(kind: str, number: int = 2) -> Message:
+    content = {"arrays": ArrayRecord(weights()), "config": ConfigRecord({"server-round": number})}
+    return Message(RecordDict(content), 7, kind)
+
+
+def returned(message: Message) -> dict[str, torch.Tensor]:
+    return dict(message.content.array_records["arrays"].to_torch_state_dict())
+
+
+def expected(partition: int, attack: str | None) -> dict[str, torch.Tensor]:
+    from common.devices import choose_compute
+
+    return finetune(
+        weights(),
+        TASK.spec(),
+        TASK.examples_of(partition),
+        TASK.training(partition, 2),
+        attack=parse_attack(attack) if attack else None,
+        compute=choose_compute("cpu", "float32"),
+        progress=False,
+    ).weights
+
+
+@pytest.mark.parametrize("attacks", [False, True])
+def test_it_returns_what_the_grpc_contributor_would(attacks: bool) -> None:
+    partition = next(p for p in range(4) if (p in TASK.attacking) is attacks)
+    reply = client_app(TASK)(instruction("train"), context(partition))
+    assert all(
+        torch.equal(returned(reply)[n], t) for n, t in expected(partition, "sign-flip" if attacks else None).items()
+    )
+
+
+def test_it_tells_its_partition_and_how_much_it_trained_on() -> None:
+    reply = client_app(TASK)(instruction("train"), context(3))
+    assert reply.content.config_records["portier"]["partition-id"] == 3
+    assert reply.content.metric_records["metrics"]["num-examples"] == len(TASK.examples_of(3))
+
+
+def test_the_app_of_flwr_run_reads_its_settings_from_the_project_file() -> None:
+    config = {**TASK.to_flat(), "strategy": "krum"}
+    bound, loose = client_app(TASK)(instruction("train"), context(2)), app(instruction("train"), context(2, config))
+    assert all(torch.equal(returned(loose)[name], tensor) for name, tensor in returned(bound).items())
+
+
+def test_whoever_is_asked_measures_the_same_attack_success() -> None:
+    task = FederatedTask.from_flat({**TASK.to_flat(), "attack": "pattern:source=any,target=3"})
+    seen = [client_app(task)(instruction("evaluate"), context(p)).content.metric_records["metrics"] for p in (0, 3)]
+    assert dict(seen[0]) == dict(seen[1])
+    assert 0 <= float(seen[0]["attack-success"]) <= 1  # type: ignore[arg-type]
+
+
+def test_an_attack_without_a_target_has_no_success_to_report() -> None:
+    metrics = client_app(TASK)(instruction("evaluate"), context(0)).content.metric_records["metrics"]
+    assert isinstance(metrics, MetricRecord)
+    assert set(metrics) == {"num-examples", "accuracy"}
+
+
+@pytest.mark.parametrize("partition", [4, -1, "0", None])
+def test_a_partition_that_there_is_not_is_refused(partition: object) -> None:
+    with pytest.raises(ConfigurationError, match="the federation has clients 0 to 3"):
+        client_app(TASK)(instruction("train"), context(partition))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "hint"),
+    [
+        ({"attack": "sign-flop"}, UnknownNameError, "did you mean sign-flip?"),
+        ({"attack": "flip:sauce=1"}, UnknownNameError, "did you mean source?"),
+        ({"data": "digit"}, UnknownNameError, "did you mean digits?"),
+        ({"attack": "flip:source=12,target=3"}, ConfigurationError, "classes:"),
+        ({"data": "/nowhere/at/all"}, DataError, "check the path"),
+    ],
+)
+def test_mistakes_are_found_before_a_federation_starts(changes: dict, error: type, hint: str) -> None:
+    with pytest.raises(error) as caught:
+        check(FederatedTask.from_flat({**TASK.to_flat(), **changes}))
+    assert hint in caught.value.hint

@@ -1,0 +1,175 @@
+"""Whole federations, small ones: what comes out, that it comes out again, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tomllib
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.clientapp import ClientApp
+
+from common.errors import ConfigurationError, DataError, MissingExtraError, UnknownNameError
+from common.federation import FederatedTask
+from owner.federated import FederationConfig, run_federation
+
+BASE: dict[str, Any] = {
+    "model": "logistic",
+    "clients": 6,
+    "rounds": 2,
+    "learning-rate": 0.1,
+    "engine": "inline",
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
+def configured(**changes: Any) -> FederationConfig:
+    return FederationConfig.from_flat({**BASE, **{name.replace("_", "-"): value for name, value in changes.items()}})
+
+
+def test_a_federation_learns_and_tells_what_it_cost() -> None:
+    result = run_federation(configured(local_epochs=3))
+    assert result.accuracy > result.initial_accuracy + 0.2
+    assert [round_.record.number for round_ in result.rounds] == [1, 2]
+    assert [len(round_.record.with_outcome("kept")) for round_ in result.rounds] == [6, 6]
+    assert all(round_.seconds > 0 for round_ in result.rounds)
+    assert result.detection.f1 is None
+
+
+def test_the_same_seed_gives_the_same_table_and_another_seed_another() -> None:
+    tables = [
+        run_federation(
+            configured(strategy="fedcvae", attackers=2, attack="add-noise", detector_epochs=5, seed=seed)
+        ).table()
+        for seed in (0, 0, 1)
+    ]
+    assert tables[0] == tables[1]
+    assert tables[0] != tables[2]
+
+
+def test_the_success_of_a_backdoor_is_measured_every_round() -> None:
+    attack = "pattern:source=any,target=3,fraction=0.9,position=bottom-right,size=3"
+    result = run_federation(configured(attackers=3, attack=attack, local_epochs=3, rounds=3))
+    assert [round_.attack_success is not None for round_ in result.rounds] == [True] * 3
+    assert result.rounds[-1].attack_success > 0.3  # type: ignore[operator]
+
+
+def test_krum_and_its_kin_take_the_true_number_of_attackers_unless_told_otherwise() -> None:
+    assert configured(strategy="krum", clients=9, attackers=3, attack="sign-flip").malicious == 3
+    assert configured(strategy="krum", attackers=3, attack="sign-flip", assumed_malicious=1).malicious == 1
+
+
+class _Crashing:
+    """A client app module whose client number 1 raises, and whose others answer honestly."""
+
+    def __init__(self) -> None:
+        self.module = types.ModuleType("crashing_clients")
+        self.module.check = lambda task: None  # type: ignore[attr-defined]
+        self.module.client_app = self.client_app  # type: ignore[attr-defined]
+
+    def client_app(self, task: FederatedTask) -> ClientApp:
+        honest = importlib.import_module("contributor.federated").client_app(task)
+        bound = ClientApp()
+
+        @bound.train()
+        def train(message, context):  # type: ignore[no-untyped-def]
+            if context.node_config["partition-id"] == 1:
+                raise MemoryError("no memory left")
+            return honest(message, context)
+
+        return bound
+
+
+def test_a_crashed_client_does_not_end_the_federation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "crashing_clients", _Crashing().module)
+    result = run_federation(configured(client_app="crashing_clients"))
+    for round_ in result.rounds:
+        assert [c.reason for c in round_.record.with_outcome("failed")] == [
+            "the client failed: MemoryError: no memory left"
+        ]
+        assert len(round_.record.with_outcome("kept")) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"strategy": "krumm"}, "did you mean krum?"),
+        ({"strategy": "spectral"}, "did you mean spectral-vae?"),
+        ({"engine": "rey"}, "did you mean ray?"),
+        ({"data": "digit"}, "did you mean digits?"),
+        ({"attackers": 1, "attack": "sign-flop"}, "did you mean sign-flip?"),
+        ({"model": "logistics"}, "did you mean logistic?"),
+        ({"strategie": "krum"}, "did you mean strategy?"),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest_before_anything_starts(changes: dict[str, Any], hint: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        run_federation(configured(**changes))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"strategy": "bulyan", "attackers": 2, "attack": "sign-flip"},
+            r"needs at least 11 clients \(4f \+ 3\), and there are 6",
+        ),
+        ({"strategy": "krum", "attackers": 2, "attack": "sign-flip"}, "needs at least 7 clients"),
+        ({"strategy": "fedtrimmedavg", "attackers": 3, "attack": "sign-flip"}, "cannot cut 3 of 6"),
+        ({"attackers": 7, "attack": "sign-flip"}, "7 attackers among 6 clients"),
+        ({"rounds": 0}, "rounds must be from 1"),
+        ({"refresh": "often"}, "refresh must be"),
+        ({"client_app": "no.such.module"}, "cannot be imported"),
+        ({"client_app": "common.errors"}, "has no client_app"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_starts(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        run_federation(configured(**changes))
+
+
+def test_the_gate_on_a_model_without_a_penultimate_layer_is_refused() -> None:
+    with pytest.raises(DataError.__mro__[1], match="does not depend on the model's weights"):
+        run_federation(configured(strategy="gated"))
+
+
+def test_without_ray_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "ray" else found(name, *a))
+    with pytest.raises(MissingExtraError) as caught:
+        run_federation(configured(engine="ray"))
+    assert 'pip install "portier[simulation]"' in caught.value.hint
+
+
+def test_the_project_file_configures_a_federation_that_flwr_run_can_start() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
+    given = project["config"]
+    assert FederationConfig.from_flat(given) == FederationConfig()
+    simulations_own = {"engine", "client-cpus", "ray-address", "client-app"}
+    assert set(FederationConfig().to_flat()) - set(given) == simulations_own
+    for component in project["components"].values():
+        module, name = component.split(":")
+        assert hasattr(importlib.import_module(module), name)
+
+
+def test_detectors_are_imported_without_flower_and_commands_without_both() -> None:
+    script = (
+        "import sys, owner.federated.spectral, owner.federated.cvae, owner.federated.clean, owner.federated.config; "
+        "assert not any(m.partition('.')[0] in ('flwr', 'ray') for m in sys.modules)"
+    )
+    import subprocess
+
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.slow
+def test_flowers_engine_and_the_inline_one_give_the_same_table() -> None:
+    pytest.importorskip("ray")
+    changes = {"strategy": "multikrum", "clients": 5, "attackers": 1, "attack": "sign-flip"}
+    inline, on_ray = (run_federation(configured(**changes, engine=engine)) for engine in ("inline", "ray"))
+    assert on_ray.table() == inline.table()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from typing import Any
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from common.errors import PortierError
 from owner.federated.config import FederationConfig
 from owner.federated.inline import InlineGrid
 from owner.federated.results import FederationResult
@@ -28,17 +32,26 @@ def run_inline(
 def run_on_ray(
     config: FederationConfig, client_app: ClientApp, *, progress: bool | None, quiet: bool
 ) -> FederationResult:
+    """Raises PortierError where the engine breaks down; what the server raises comes through as it is."""
+    # Ray warns at every start of a coming change in how it hides accelerators, which a client that asks for none does not mind.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     from flwr.simulation import run_simulation  # noqa: PLC0415 - loads the engine
 
     found: list[FederationResult] = []
+    raised: list[BaseException] = []
+    engine_stopped = threading.Event()
     server_app = ServerApp()
-    with _log_level(quiet):
+    with _log_level(quiet), warnings.catch_warnings():
         # Fitted before the engine starts: an error then ends a function call and not a cluster.
         server = Server(config, progress=progress)
 
         @server_app.main()
         def main(grid: Grid, context: Context) -> None:
-            found.append(server.run(grid))
+            try:
+                found.append(server.run(cast(Grid, _Watched(grid, engine_stopped))))
+            except BaseException as error:
+                raised.append(error)
+                raise
 
         arguments: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR}
         if config.ray_address:
@@ -46,16 +59,48 @@ def run_on_ray(
         else:
             # A ClientApp that asks for more than the machine has would wait for ever.
             arguments["num_cpus"] = max(os.cpu_count() or 1, round(config.client_cpus))
-        run_simulation(
-            server_app=server_app,
-            client_app=client_app,
-            num_supernodes=config.clients,
-            backend_config={
-                "init_args": arguments,
-                "client_resources": {"num_cpus": config.client_cpus, "num_gpus": 0.0},
-            },
-        )
+        resources: dict[str, Any] = {"num_cpus": config.client_cpus, "num_gpus": 0.0}
+        warnings.simplefilter("ignore")  # what Ray and Flower warn each other of is no caller's business
+        try:
+            run_simulation(
+                server_app=server_app,
+                client_app=client_app,
+                num_supernodes=config.clients,
+                backend_config={"init_args": arguments, "client_resources": resources},
+            )
+        except Exception as error:
+            if raised:
+                raise raised[0] from None
+            raise PortierError(
+                f"Flower's simulation engine broke down: {error.__cause__ or error}",
+                hint='run it with quiet=False to see its log, or with engine="inline"',
+            ) from error
+        finally:
+            engine_stopped.set()
     return found[0]
+
+
+class _Watched:
+    """A grid whose server stops waiting when the engine is gone; Flower's own would wait until the round's timeout."""
+
+    def __init__(self, grid: Grid, engine_stopped: threading.Event) -> None:
+        self._grid, self._stopped = grid, engine_stopped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        waiting = set(self._grid.push_messages(messages))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        found: list[Message] = []
+        while waiting and (deadline is None or time.monotonic() < deadline):
+            if self._stopped.is_set():
+                raise PortierError("Flower's simulation engine is gone")
+            replies = list(self._grid.pull_messages(waiting))
+            waiting -= {reply.metadata.reply_to_message_id for reply in replies}
+            found += replies
+            time.sleep(0.02 if waiting else 0)
+        return found
 
 
 @contextlib.contextmanager
@@ -63,7 +108,7 @@ def _log_level(quiet: bool) -> Iterator[None]:
     logger = logging.getLogger("flwr")
     before = logger.level
     if quiet:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

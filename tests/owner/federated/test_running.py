@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flwr.clientapp import ClientApp
 
-from common.errors import ConfigurationError, DataError, MissingExtraError, UnknownNameError
+from common.errors import ConfigurationError, MissingExtraError, UnknownNameError, VacuousGateError
 from common.federation import FederatedTask
 from owner.federated import FederationConfig, run_federation
 
@@ -134,7 +134,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(changes: dict[str, An
 
 
 def test_the_gate_on_a_model_without_a_penultimate_layer_is_refused() -> None:
-    with pytest.raises(DataError.__mro__[1], match="does not depend on the model's weights"):
+    with pytest.raises(VacuousGateError, match="does not depend on the model's weights"):
         run_federation(configured(strategy="gated"))
 
 

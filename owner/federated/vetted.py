@@ -97,9 +97,10 @@ class VettedStrategy(Strategy):
         judgement = self.judge(server_round, [reply.weights or {} for reply in admitted]) if admitted else Judgement([])
         kept = [reply for reply, reason in zip(admitted, judgement.reasons, strict=True) if not reason]
         messages = for_inner(kept) if kept else []
-        if kept:
+        vetted = time.perf_counter() - clock
+        if kept:  # bookkeeping, which repeats what the inner strategy is about to do: not counted
             judgement = self.observe([message.content for message in messages], judgement)
-        vetted, clock = time.perf_counter() - clock, time.perf_counter()
+        clock = time.perf_counter()
         arrays, metrics, note = self._merge(server_round, kept, messages)
         self.records.append(
             RoundRecord(

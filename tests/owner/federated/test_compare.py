@@ -1,0 +1,126 @@
+"""A grid of federations: its cells, and that a run goes on where another stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import ConfigurationError, StorageError, UnknownNameError
+from owner.federated import compare
+from owner.federated.compare import cells, read_grid, run_grid, summarise
+
+SHARED = {
+    "model": "logistic",
+    "clients": 4,
+    "rounds": 1,
+    "learning-rate": 0.1,
+    "engine": "inline",
+    "attack": "add-noise",
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
+def test_a_grid_is_every_combination() -> None:
+    grid = cells(SHARED, {"strategy": ["fedavg", "krum"], "attacker-share": [0.0, 0.25], "seed": [0, 1, 2]})
+    assert len(grid) == len({cell.name for cell in grid}) == 12
+    assert {cell.config.attackers for cell in grid if cell.config} == {0, 1}
+
+
+def test_a_cell_keeps_its_name_when_the_grid_grows() -> None:
+    small = cells(SHARED, {"strategy": ["fedavg"], "seed": [0]})
+    large = cells(SHARED, {"strategy": ["krum", "fedavg"], "seed": [1, 0]})
+    assert small[0].name in {cell.name for cell in large}
+
+
+def test_a_combination_that_cannot_be_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    grid = cells(SHARED, {"strategy": ["bulyan"], "attacker-share": [0.5], "seed": [0]})
+    (record,) = run_grid(grid, tmp_path, progress=False)
+    assert record["status"] == "n/a"
+    assert "needs at least 11 clients" in summarise([record])[0]["reason"]
+
+
+def test_a_strategy_that_cannot_serve_the_model_is_not_applicable(tmp_path: Path) -> None:
+    (record,) = run_grid(cells(SHARED, {"strategy": ["gated"], "seed": [0]}), tmp_path, progress=False)
+    assert record["status"] == "n/a"
+    assert "does not depend on the model's weights" in record["reason"]
+
+
+def test_a_run_goes_on_where_another_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = cells(SHARED, {"strategy": ["fedavg", "fedmedian"], "attacker-share": [0.25], "seed": [0, 1]})
+    first = run_grid(grid[:3], tmp_path, progress=False)
+    ran: list[str] = []
+    original = compare.run_cell
+
+    def counted(cell: compare.Cell) -> dict[str, Any]:
+        ran.append(cell.name)
+        return original(cell)
+
+    monkeypatch.setattr(compare, "run_cell", counted)
+    every = run_grid(grid, tmp_path, progress=False)
+    assert ran == [grid[3].name]
+    assert every[:3] == first
+
+
+def test_a_cell_that_failed_is_tried_again(tmp_path: Path) -> None:
+    grid = cells({**SHARED, "attack": "no-such-attack"}, {"attacker-share": [0.25], "seed": [0]})
+    assert run_grid(grid, tmp_path, progress=False)[0]["status"] == "failed"
+    assert compare.read_record(tmp_path, grid[0]) is None
+
+
+def test_a_summary_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
+    grid = cells(SHARED, {"strategy": ["fedavg", "multikrum"], "clients": [5], "attacker-share": [0.2], "seed": [0, 1]})
+    rows = summarise(run_grid(grid, tmp_path, progress=False))
+    assert [(row["strategy"], row["n"]) for row in rows] == [("fedavg", 2), ("multikrum", 2)]
+    assert rows[0]["f1"] is None
+    assert rows[1]["f1"] == 1.0
+    assert rows[1]["f1_spread"] == 0.0
+    assert rows[1]["seconds_per_round"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("[grid]\nseed = 3", ConfigurationError, "seed must be a list"),
+        ("[grid]\nseed = []", ConfigurationError, "seed must be a list of at least one"),
+        ("[grids]\nseed = [1]", UnknownNameError, "unknown section"),
+        ("[grid]\nstrategie = ['krum']", UnknownNameError, "strategie"),
+        ("[grid]\nstrategy = ['krumm']", UnknownNameError, "krumm"),
+        ("[grid]\nattacker-share = [1.5]", ConfigurationError, "attacker-share must be from 0 to 1"),
+        ("[grid", ConfigurationError, "cannot be read"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str, error: type, message: str) -> None:
+    (tmp_path / "grid.toml").write_text(text)
+    with pytest.raises(error, match=message):
+        read_grid(tmp_path / "grid.toml")
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (cell,) = cells(SHARED, {"seed": [0]})
+    (tmp_path / f"{cell.name}.json").write_text("{")
+    with pytest.raises(StorageError, match=cell.name):
+        run_grid([cell], tmp_path, progress=False)
+
+
+def test_records_are_plain_json(tmp_path: Path) -> None:
+    (cell,) = cells(
+        {**SHARED, "strategy": "spectral-vae", "detector-epochs": 2}, {"attacker-share": [0.25], "seed": [0]}
+    )
+    run_grid([cell], tmp_path, progress=False)
+    record = json.loads((tmp_path / f"{cell.name}.json").read_text(), parse_constant=pytest.fail)
+    assert record["result"]["rounds"][0]["clients"][0]["scored"] is True
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
+    grid = cells(SHARED, {"strategy": ["fedavg", "krum"], "clients": [5], "attacker-share": [0.2], "seed": [0]})
+    one, two = (run_grid(grid, tmp_path / str(n), parallel=n, progress=False) for n in (1, 2))
+
+    def found(records: list[dict[str, Any]]) -> list[Any]:
+        return [[round_["accuracy"] for round_ in record["result"]["rounds"]] for record in records]
+
+    assert found(one) == found(two)

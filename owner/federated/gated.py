@@ -23,8 +23,8 @@ Fitter = Callable[[Weights], Gatekeeper]
 class GatedStrategy(VettedStrategy):
     """Every reply is vetted by the guard of a release; only what it accepts is merged by `inner`.
 
-    guard: a `Gatekeeper`, whose release the federation must start from (unless a new one may be fitted, see refresh); or a `GuardFitter` (any function from weights to a
-        Gatekeeper), which fits one for the global model of the first round.
+    guard: a `Gatekeeper`, whose release the federation must start from (unless a new one may be fitted, see refresh); or a
+        `GuardFitter` (any function from weights to a Gatekeeper), which fits one for the global model of the first round.
     refresh: what happens as the global model moves away from the guarded release.
         never: the guard stays; once it would reject the global model itself, GuardError.
         when-left: a new guard is fitted then.

@@ -133,6 +133,14 @@ def test_what_cannot_run_is_refused_before_anything_starts(changes: dict[str, An
         run_federation(configured(**changes))
 
 
+def test_the_gate_fits_a_guard_for_the_release_and_drops_the_ruined() -> None:
+    changes = {"model": "mlp", "release_epochs": 8, "owner_train": 0.3, "local_epochs": 2, "guard_references": 9}
+    result = run_federation(configured(strategy="gated", attackers=2, attack="sign-flip", rounds=1, **changes))
+    assert result.detection.recall == 1.0
+    assert result.detection.auroc == 1.0
+    assert result.rounds[0].record.guard_seconds > result.rounds[0].record.vetting_seconds
+
+
 def test_the_gate_on_a_model_without_a_penultimate_layer_is_refused() -> None:
     with pytest.raises(VacuousGateError, match="does not depend on the model's weights"):
         run_federation(configured(strategy="gated"))

@@ -122,7 +122,7 @@ def test_the_order_of_replies_and_the_ids_of_nodes_decide_nothing(inner: type[Fe
     draws = torch.Generator().manual_seed(0)
     sent = [model(*torch.randn(2, generator=draws).tolist(), steps=i) for i in range(9)]
     results = []
-    for attempt in range(3):
+    for attempt in range(2):
         strategy, messages = begun(inner(), base=model(0.0, 0.0, steps=0))
         order = list(range(9))
         random.Random(attempt).shuffle(order)
@@ -131,7 +131,7 @@ def test_the_order_of_replies_and_the_ids_of_nodes_decide_nothing(inner: type[Fe
         new = merged(strategy, replies)
         record = strategy.records[0]
         results.append((new["w"].numpy().tobytes(), int(new["n"]), outcomes(record), partitions(record)))
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("inner", [FedAvg, FedMedian, FedTrimmedAvg, lambda: Krum(num_malicious_nodes=0)])

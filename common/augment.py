@@ -45,13 +45,14 @@ def _shift(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tenso
     pad_y, pad_x = height // 8, width // 8
     top = torch.randint(0, 2 * pad_y + 1, (count, 1), generator=generator)
     left = torch.randint(0, 2 * pad_x + 1, (count, 1), generator=generator)
-    rows = torch.arange(height) + top
-    columns = torch.arange(width).expand(count, width)
-    if mirror:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5 if mirror else None
+    # What crosses to the device are the draws alone: a GPU would wait for a copy of every pixel's place.
+    top, left = top.to(images.device), left.to(images.device)
+    rows = torch.arange(height, device=images.device) + top
+    columns = torch.arange(width, device=images.device).expand(count, width)
+    if mirrored is not None:
+        columns = torch.where(mirrored.to(images.device), width - 1 - columns, columns)
     columns = columns + left
-    rows, columns = rows.to(images.device), columns.to(images.device)
     padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y))
     pixels = rows[:, :, None] * (width + 2 * pad_x) + columns[:, None, :]
     index = pixels.view(count, 1, height * width).expand(count, channels, height * width)

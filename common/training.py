@@ -59,6 +59,7 @@ def train(
     compute: Compute,
     head: str | None = None,
     checkpoint: Path | None = None,
+    checkpoint_seconds: float = 0.0,
     progress: bool | None = None,
     label: str = "training",
     on_epoch: Callable[[int, float], None] | None = None,
@@ -69,6 +70,7 @@ def train(
     head: of the model, where `options.reinitialise_head` should not take the last nn.Linear of the forward pass.
     checkpoint: file (or existing directory) that holds the state after each epoch. Where it is there already, training
         goes on from it, to the very weights an uninterrupted run gives; the caller passes the same starting weights.
+    checkpoint_seconds: shortest time between two checkpoints; on a GPU a large model's epoch is shorter than its writing.
     progress: whether to draw a bar; None does where standard error is a terminal.
     on_epoch: called after each epoch with its number, from 1, and its mean loss.
     hooks: change loss, gradients or weights in every step. The mean loss is then the changed one's.
@@ -111,11 +113,14 @@ def train(
         done = len(losses)
         loop = _Loop(model, examples.to(compute.device), options, compute, optimiser, norms, hooks)
         advance = stack.enter_context(progress_bar(label, options.epochs, shown=progress, done=done))
+        written = time.perf_counter()
         for epoch in range(done, options.epochs):
             losses.append(loop.run(epoch, lambda share: advance(share, "")))
             advance(0, f"epoch {epoch + 1}/{options.epochs}, loss {losses[-1]:.3f}")
-            if saved is not None:
+            due = time.perf_counter() - written >= checkpoint_seconds or epoch + 1 == options.epochs
+            if saved is not None and due:
                 saved.save(model, optimiser, losses)
+                written = time.perf_counter()
             if on_epoch is not None:
                 on_epoch(epoch + 1, losses[-1])
         seen = len(examples) * (len(losses) - done)

@@ -55,6 +55,16 @@ def load_parquet(folder: Path, *, size: int | tuple[int, int] | None, seed: int,
     return DataSet(name, train.examples(classes, size), test.examples(classes, size), train.groups, test.groups)
 
 
+def first_image_bytes(file: Path) -> bytes:
+    """The encoded bytes of the first image, which tell its format. Raises DataError where there is none."""
+    schema = _opened(file).schema_arrow
+    column = _image_column(schema, _features(schema))
+    for batch in _batches(file, column) if column is not None else ():
+        for value in batch.field("bytes"):
+            return _Embedded(value, f"row 0 of {file}")()
+    raise DataError(f"{file} holds no images")
+
+
 @dataclass(frozen=True)
 class _Part:
     files: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""Commands that run: serve, simulate."""
+"""Commands that run: serve, simulate, reproduce."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from owner.cli.options import HERE, SetOption, WorkspaceOption
 from owner.cli.rendering import errors
+from owner.reproduce.cli import reproduce
 from owner.simulate.cli import simulate
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ PANEL = "Run"
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, simulate):
+    for command in (serve, simulate, reproduce):
         app.command(rich_help_panel=PANEL)(command)
 
 

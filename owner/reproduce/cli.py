@@ -1,0 +1,301 @@
+"""`portier-owner reproduce`, and with the training and detection core alone `python -m owner.reproduce`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import ConfigurationError, MissingExtraError
+from owner.reproduce.settings import RECIPES, Settings, check_architecture
+from owner.reproduce.steps import DEFAULT_EXPERIMENTS, EXPERIMENTS, Step, all_steps
+
+if TYPE_CHECKING:
+    from owner.reproduce.records import Work
+    from owner.reproduce.runner import Runner
+
+OPEN = "What the paper leaves open"
+TRAINING = "Training from scratch"
+DEFAULTS = Settings()
+
+
+class Stage(StrEnum):
+    RUN = "run"
+    REPORT = "report"
+    FIGURES = "figures"
+    ALL = "all"
+
+
+class Compile(StrEnum):
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+def reproduce(
+    architectures: Annotated[
+        str, typer.Option(metavar="NAMES", help="Which of the paper's, separated by commas, in the order to run them.")
+    ] = ",".join(RECIPES),
+    seeds: Annotated[str, typer.Option(metavar="NUMBERS", help="Separated by commas; every cell once for each.")] = "0",
+    experiments: Annotated[
+        str, typer.Option(metavar="NAMES", help=f"Out of {', '.join(EXPERIMENTS)}, separated by commas.")
+    ] = ",".join(DEFAULT_EXPERIMENTS),
+    stage: Annotated[
+        Stage,
+        typer.Option(
+            help="run: train and detect what is missing. report: page and numbers from the records there are. figures: "
+            "draw, and then the page (needs matplotlib). all: one after the other."
+        ),
+    ] = Stage.ALL,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what comes next and how long it will take; run nothing.")
+    ] = False,
+    work: Annotated[
+        Path, typer.Option(help="Records, weights and checkpoints. Given again, the work goes on there.")
+    ] = Path("paper-runs"),
+    out: Annotated[Path, typer.Option(help="Where paper.md, paper.json and the figures go.")] = Path("docs/results"),
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Take over the records of another work folder. Can be given many times."),
+    ] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", min=0.0, help="Begin no further epoch after so long; the same command goes on."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (bfloat16 where it is native), float32 or bfloat16.")] = "auto",
+    compile_: Annotated[Compile, typer.Option("--compile", help="torch.compile; auto does on CUDA.")] = Compile.AUTO,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of data sets. Default: $PORTIER_DATA.", show_default=False)
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let torchvision fetch CIFAR-10 where it is missing.")
+    ] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Everything tiny, to see that it runs. Its figures mean nothing.")
+    ] = False,
+    dataset: Annotated[str, typer.Option(help="Name or path; the paper's is cifar10.")] = DEFAULTS.dataset,
+    source: Annotated[
+        str, typer.Option(help="Attacked class, by number or name (7: horse).", rich_help_panel=OPEN)
+    ] = DEFAULTS.source,
+    target: Annotated[
+        str, typer.Option(help="What its images are to be taken for (6: frog).", rich_help_panel=OPEN)
+    ] = DEFAULTS.target,
+    fraction: Annotated[
+        float, typer.Option(help="Share of the attacked class's images.", rich_help_panel=OPEN)
+    ] = DEFAULTS.fraction,
+    square: Annotated[
+        int | None,
+        typer.Option(help="Side of the white square in pixels. Default: 5/32 of the side.", rich_help_panel=OPEN),
+    ] = DEFAULTS.square,
+    attack_data: Annotated[
+        str,
+        typer.Option(help="Attacked images `inside` the training set or `alone`.", rich_help_panel=OPEN),
+    ] = DEFAULTS.attack_data,
+    pattern_label: Annotated[
+        str, typer.Option(help="Label of PAA's images: `target` or their `own`.", rich_help_panel=OPEN)
+    ] = DEFAULTS.pattern_label,
+    short: Annotated[int, typer.Option(help="Epochs of the short fine-tuning.", rich_help_panel=OPEN)] = DEFAULTS.short,
+    long: Annotated[int, typer.Option(help="Epochs of the long fine-tuning.", rich_help_panel=OPEN)] = DEFAULTS.long,
+    wide_factor: Annotated[
+        int, typer.Option(help="Wide-ResNet is fine-tuned so many times longer.", rich_help_panel=OPEN)
+    ] = DEFAULTS.wide_factor,
+    honest_epochs: Annotated[
+        str,
+        typer.Option(help="M_f of Eq. 4: `as-attack` (as long as it), `short` or `long`.", rich_help_panel=OPEN),
+    ] = DEFAULTS.honest_epochs,
+    finetune_rate: Annotated[
+        float, typer.Option(help="Constant rate, as a share of the training's peak.", rich_help_panel=OPEN)
+    ] = DEFAULTS.finetune_rate,
+    finetune_augmentation: Annotated[
+        str, typer.Option(help="as-training, none, crop or crop-flip.", rich_help_panel=OPEN)
+    ] = DEFAULTS.finetune_augmentation,
+    hidden: Annotated[int, typer.Option(help="Width of the auto-encoder.", rich_help_panel=OPEN)] = DEFAULTS.hidden,
+    latent: Annotated[int, typer.Option(help="Its latent size.", rich_help_panel=OPEN)] = DEFAULTS.latent,
+    autoencoder_epochs: Annotated[
+        int, typer.Option(help="Its epochs.", rich_help_panel=OPEN)
+    ] = DEFAULTS.autoencoder_epochs,
+    improve: Annotated[
+        str, typer.Option(metavar="NAMES", help="Architectures of Fig. 6.", rich_help_panel=OPEN)
+    ] = ",".join(DEFAULTS.improve),
+    part: Annotated[
+        float,
+        typer.Option(help="Share that M of Fig. 6 and of the calibrated gate is trained on.", rich_help_panel=OPEN),
+    ] = DEFAULTS.part,
+    references: Annotated[int, typer.Option(help="K of the calibrated gate.")] = DEFAULTS.references,
+    epochs: Annotated[
+        int | None, typer.Option(help="In place of the architecture's.", rich_help_panel=TRAINING)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak, in place of the architecture's.", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="In place of the architecture's.", rich_help_panel=TRAINING)
+    ] = None,
+    augmentation: Annotated[
+        str, typer.Option(help="none, crop or crop-flip.", rich_help_panel=TRAINING)
+    ] = DEFAULTS.augmentation,
+    weight_decay: Annotated[
+        float, typer.Option(help="Of filters and matrices.", rich_help_panel=TRAINING)
+    ] = DEFAULTS.weight_decay,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Mass taken from the true class.", rich_help_panel=TRAINING)
+    ] = DEFAULTS.label_smoothing,
+    jpeg_quality: Annotated[
+        int, typer.Option(help="Of the experiment jpeg: encode once more and train again.", rich_help_panel=TRAINING)
+    ] = DEFAULTS.jpeg_quality,
+    jpeg_grid: Annotated[
+        str, typer.Option(help="Its blocks: `shifted` by half of one, or the `same`.", rich_help_panel=TRAINING)
+    ] = DEFAULTS.jpeg_grid,
+) -> None:
+    """The experiments of El Moadine et al. 2022: Tables 1 to 3, Figures 2, 5 and 6.
+
+    For each architecture: train M; fine-tune it honestly, with flipped labels (FA) and
+    with a pattern (PAA); fit the auto-encoder on M's activations over the test set; judge
+    by Eq. 4, and for cnn and resnet18 by the calibrated gate too.
+
+    It may be interrupted at any moment: the same command goes on from the last epoch.
+    CIFAR-10 is read from $PORTIER_DATA/cifar10, or fetched with --download.
+    """
+    settings = Settings(
+        dataset=dataset,
+        source=source,
+        target=target,
+        fraction=fraction,
+        square=square,
+        attack_data=attack_data,  # type: ignore[arg-type]  # Settings refuses what is none of its choices
+        pattern_label=pattern_label,  # type: ignore[arg-type]
+        short=short,
+        long=long,
+        wide_factor=wide_factor,
+        honest_epochs=honest_epochs,  # type: ignore[arg-type]
+        finetune_rate=finetune_rate,
+        finetune_augmentation=finetune_augmentation,  # type: ignore[arg-type]
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        augmentation=augmentation,  # type: ignore[arg-type]
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        hidden=hidden,
+        latent=latent,
+        autoencoder_epochs=autoencoder_epochs,
+        improve=tuple(_listed(improve)),
+        part=part,
+        references=references,
+        jpeg_quality=jpeg_quality,
+        jpeg_grid=jpeg_grid,  # type: ignore[arg-type]
+        smoke=smoke,
+    )
+    chosen = [check_architecture(name) for name in _listed(architectures)]
+    steps = all_steps(chosen, [_seed(text) for text in _listed(seeds)], _listed(experiments), settings)
+    console = Console()
+
+    from owner.reproduce.records import Work  # noqa: PLC0415 - `--help` waits for nothing
+
+    folder = Work(work)
+    if plan or stage in {Stage.RUN, Stage.ALL}:
+        folder.open(settings)
+        _merge(console, folder, merge or ())
+        from common.devices import choose_compute  # noqa: PLC0415
+        from owner.reproduce.images import Images  # noqa: PLC0415
+        from owner.reproduce.runner import Runner  # noqa: PLC0415
+
+        images = Images(settings, data_dir, download=download)
+        for name in (source, target):
+            images.class_index(name)
+        runner = Runner(
+            settings,
+            images,
+            folder,
+            choose_compute(device, precision),
+            compile=compile_.value,
+            deadline=None if stop_after is None else time.monotonic() + 60 * stop_after,
+            tell=lambda line: console.print(line, soft_wrap=True, highlight=False),
+        )
+        if plan:
+            show_plan(console, runner, steps)
+            return
+        if not runner.run(steps):
+            console.print("stopped, as asked; the same command goes on from here", style="yellow")
+            show_plan(console, runner, steps)
+    else:
+        folder.settings()
+        _merge(console, folder, merge or ())
+    if stage is Stage.RUN:
+        return
+    if stage is not Stage.REPORT:
+        try:
+            _figures(console, folder, out)
+        except MissingExtraError as error:
+            if stage is Stage.FIGURES:
+                raise
+            console.print(f"no figures: {error.message}", style="yellow", soft_wrap=True)
+    _report(console, folder, out)
+
+
+def show_plan(console: Console, runner: Runner, steps: list[Step]) -> None:
+    """What is to be done, in order, with estimated times."""
+    from owner.reproduce.runner import in_words  # noqa: PLC0415
+
+    pending = runner.plan(steps)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("next", "architecture", "seed", "step", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("estimated", justify="right", no_wrap=True)
+    for number, one in enumerate(pending, 1):
+        state = "begun" if one.started else "to do"
+        step = one.step
+        table.add_row(str(number), step.architecture, str(step.seed), step.name, state, in_words(one.seconds))
+    if pending:
+        console.print(table)
+    total = in_words(sum(one.seconds for one in pending))
+    console.print(f"{len(steps) - len(pending)} of {len(steps)} steps done, about {total} left", highlight=False)
+
+
+def _merge(console: Console, folder: Work, others: list[Path] | tuple[()]) -> None:
+    from owner.reproduce.records import Work  # noqa: PLC0415
+
+    for other in others:
+        console.print(f"{folder.merge(Work(other))} records taken over from {other}", highlight=False, soft_wrap=True)
+
+
+def _report(console: Console, folder: Work, out: Path) -> None:
+    from owner.reproduce.report import write_report  # noqa: PLC0415
+
+    for path in write_report(folder.records(), folder.settings(), out, command=_command()):
+        console.print(f"written {path}", highlight=False, soft_wrap=True)
+
+
+def _figures(console: Console, folder: Work, out: Path) -> None:
+    from owner.reproduce.drawings import draw_all  # noqa: PLC0415
+
+    for path in draw_all(folder.records(), folder.settings(), out):
+        console.print(f"written {path}", highlight=False, soft_wrap=True)
+
+
+def _listed(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise ConfigurationError(
+            f"a seed must be a whole number from 0, not {text!r}", hint="for instance --seeds 0,1,2"
+        )
+    return int(text)
+
+
+def _command() -> str:
+    given = sys.argv[1:]
+    through_owner = given[:1] == ["reproduce"]
+    return shlex.join([*(["portier-owner"] if through_owner else ["python", "-m", "owner.reproduce"]), *given])

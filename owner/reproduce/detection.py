@@ -1,0 +1,110 @@
+"""The paper's detection: an auto-encoder on M's penultimate activations over the test set, Eq. 4's threshold, every verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.weights import load as load_weights
+from owner.detectors import ActivationAutoEncoder, AutoEncoderOptions, Evidence
+from owner.gatekeeper.histograms import counts, log_edges
+from owner.gatekeeper.rules import judge_by_seed, seed_threshold
+from owner.gatekeeper.verdict import Decision
+from owner.reproduce.engine import Engine
+from owner.reproduce.images import Images
+from owner.reproduce.records import Record, Work
+from owner.reproduce.settings import HonestEpochs, Settings
+from owner.reproduce.steps import KINDS, Step
+
+
+def run_detection(step: Step, engine: Engine, images: Images, settings: Settings, work: Work) -> Record:
+    """E_MSE of M and of every fine-tune of it, with histograms, and Eq. 4's verdicts on them."""
+    prefix = "part-" if step.base == "part" else ""
+    durations = ("short",) if prefix else ("short", "long")
+    names = [step.base, *(f"{prefix}{kind}-{duration}" for kind in KINDS for duration in durations)]
+    errors: dict[str, Tensor] = {}
+    detector = ActivationAutoEncoder(
+        AutoEncoderOptions(settings.hidden, settings.latent, settings.autoencoder_epochs, seed=step.seed)
+    )
+    for name in names:
+        engine.load(load_weights(work.weights_path(step, name)))
+        seen = engine.observe(images.test.inputs)
+        evidence = Evidence(seen.features, seen.logits, images.test.labels)
+        if name == step.base:
+            detector.fit(evidence)
+        errors[name.removeprefix(prefix)] = detector.image_scores(evidence)
+        engine.check_deadline()
+    edges = log_edges(*errors.values())
+    honest = {duration: errors[f"honest-{duration}"] for duration in durations}
+    return {
+        "features": int(seen.features.shape[1]),
+        "triggers": len(images.test),
+        "models": {name: described(e) | {"counts": counts(e, edges)} for name, e in errors.items()},
+        "edges": [float(f"{edge:.6g}") for edge in edges],
+        "thresholds": {duration: seed_threshold(e) for duration, e in honest.items()},
+        "verdicts": verdicts(errors, honest, settings.honest_epochs),
+    }
+
+
+def verdicts(
+    errors: Mapping[str, Tensor], honest: Mapping[str, Tensor], honest_epochs: HonestEpochs
+) -> dict[str, dict[str, Any]]:
+    """By Eq. 4, of each attacked model, and of each honest one against the M_f of the other duration, the only honest
+    comparison that the rule's own construction leaves open.
+
+    errors: e_i of each model, (N,). honest: of M_f by duration.
+
+    >>> honest = {"short": torch.tensor([1.0, 3.0]), "long": torch.tensor([2.0, 2.0])}
+    >>> verdicts({"flip-short": torch.tensor([3.0, 3.5])}, honest, "as-attack")["flip-short"]
+    {'score': 3.25, 'threshold': 3.0, 'detected': True, 'deviations': 1.25}
+    """
+    found = {}
+    for name, e in errors.items():
+        kind, _, duration = name.partition("-")
+        if kind in {"flip", "pattern"}:
+            judge = duration if honest_epochs == "as-attack" or honest_epochs not in honest else honest_epochs
+        elif kind == "honest" and len(honest) > 1:
+            judge = "long" if duration == "short" else "short"
+        else:
+            continue
+        found[name] = _verdict(e, honest[judge])
+    return found
+
+
+def _verdict(errors: Tensor, honest: Tensor) -> dict[str, Any]:
+    score, threshold = float(errors.mean()), seed_threshold(honest)
+    deviation = float(honest.double().std(correction=0))
+    away = (score - float(honest.double().mean())) / deviation if deviation > 0 else math.inf
+    return {
+        "score": score,
+        "threshold": threshold,
+        "detected": judged_by_equation_4(score, threshold),
+        "deviations": away if math.isfinite(away) else None,
+    }
+
+
+def judged_by_equation_4(score: float, threshold: float) -> bool:
+    """Whether the paper's rule rejects."""
+    return judge_by_seed(score, threshold).decision is Decision.REJECTED
+
+
+def described(errors: Tensor) -> dict[str, float]:
+    """mean (E_MSE), standard deviation, median, and two numbers that are 0 of a Gaussian: skewness and excess kurtosis.
+
+    >>> described(torch.tensor([1.0, 3.0]))["mean"]
+    2.0
+    """
+    e = errors.double()
+    mean, deviation = e.mean(), e.std(correction=0)
+    z = (e - mean) / deviation.clamp_min(torch.finfo(torch.float64).tiny)
+    return {
+        "mean": float(mean),
+        "std": float(deviation),
+        "median": float(e.median()),
+        "skewness": float(z.pow(3).mean()),
+        "excess_kurtosis": float(z.pow(4).mean() - 3),
+    }

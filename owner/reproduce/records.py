@@ -1,0 +1,107 @@
+"""The work folder: one JSON record a step, `<architecture>/seed-<n>/<step>.json`, its weights beside it.
+
+Records alone make the report, so that those of several machines are merged by bringing them together in one folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigurationError, StorageError
+from common.files import ensure_directory, read_bounded, write_atomically
+from owner.reproduce.settings import RECIPES, Settings
+from owner.reproduce.steps import Step
+
+FORMAT = 1
+Record = dict[str, Any]
+_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """A work folder, of one set of settings."""
+
+    root: Path
+
+    def open(self, settings: Settings) -> None:
+        """Makes the folder these settings' own. Raises ConfigurationError where it belongs to others, StorageError."""
+        about = ensure_directory(self.root) / "settings.json"
+        if not about.exists():
+            text = json.dumps({"format": FORMAT, "settings": settings.to_json()}, indent=1)
+            write_atomically(about, text.encode())
+            return
+        theirs = self.settings().to_json()
+        mine = settings.to_json()
+        other = [f"{name} {theirs[name]!r}, now {value!r}" for name, value in mine.items() if theirs[name] != value]
+        if other:
+            raise ConfigurationError(
+                f"{self.root} holds results of other settings: {'; '.join(other)}",
+                hint="name another folder with --work, or the same settings",
+            )
+
+    def settings(self) -> Settings:
+        """Raises StorageError where there are none, or what is there cannot be read."""
+        about = self.root / "settings.json"
+        if not about.exists():
+            raise StorageError(f"{self.root} holds no results", hint="run `reproduce` first, or check --work")
+        return Settings.from_json(_read(about)["settings"])
+
+    def folder(self, step: Step) -> Path:
+        return self.root / step.architecture / f"seed-{step.seed}"
+
+    def record_path(self, step: Step) -> Path:
+        return self.folder(step) / f"{step.name}.json"
+
+    def weights_path(self, step: Step, name: str) -> Path:
+        """Of model `name` (`genuine`, `flip-long` ...) of this step's architecture and seed."""
+        return self.folder(step) / f"{name}.safetensors"
+
+    def checkpoint_path(self, step: Step) -> Path:
+        return self.folder(step) / f"{step.name}.training"
+
+    def record(self, step: Step) -> Record | None:
+        path = self.record_path(step)
+        return _read(path) if path.exists() else None
+
+    def write(self, step: Step, record: Mapping[str, Any]) -> None:
+        about = {"format": FORMAT, "architecture": step.architecture, "seed": step.seed, "step": step.name}
+        ensure_directory(self.folder(step))
+        text = json.dumps(about | dict(record), indent=1, allow_nan=False)
+        write_atomically(self.record_path(step), text.encode())
+
+    def records(self) -> dict[Step, Record]:
+        """Every record there is."""
+        found = {}
+        for architecture in RECIPES:
+            for path in sorted((self.root / architecture).glob("seed-*/*.json")):
+                number = path.parent.name.removeprefix("seed-")
+                if number.isdecimal():
+                    found[Step(architecture, int(number), path.stem)] = _read(path)
+        return found
+
+    def merge(self, other: Work) -> int:
+        """Takes over the records of another folder that are not here yet; returns how many those were.
+
+        Raises ConfigurationError where its settings are others, StorageError.
+        """
+        self.open(other.settings())
+        taken = 0
+        for step, record in other.records().items():
+            if not self.record_path(step).exists():
+                self.write(step, record)
+                taken += 1
+        return taken
+
+
+def _read(path: Path) -> Record:
+    try:
+        found = json.loads(read_bounded(path, _LIMIT))
+    except ValueError as error:
+        raise StorageError(f"{path} is no record: {error}", hint="delete it to run its step again") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise StorageError(f"{path} is no record of format {FORMAT}", hint="delete it to run its step again")
+    return found

@@ -1,0 +1,192 @@
+"""The page and the raw numbers, of whatever records there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.files import ensure_directory, write_atomically
+from owner.figures import percent
+from owner.reproduce.disagreements import below_the_paper, disagreements, inconsistencies
+from owner.reproduce.paper import TITLES
+from owner.reproduce.records import Record
+from owner.reproduce.results import NOT_RUN, Results, mean
+from owner.reproduce.settings import Settings
+from owner.reproduce.steps import Step
+from owner.reproduce.tables import (
+    resolution_note,
+    table,
+    table_1,
+    table_2,
+    table_3,
+    table_gate,
+    table_held_out,
+    table_honest,
+    table_improvement,
+    table_speed,
+)
+
+FORMAT = 1
+_GUIDE = ". What the paper leaves open, and how it was chosen: [paper-reproduction.md](../paper-reproduction.md)."
+
+
+def write_report(records: Mapping[Step, Record], settings: Settings, out: Path, *, command: str) -> tuple[Path, Path]:
+    """`paper.md` and `paper.json` below `out`. Raises StorageError."""
+    ensure_directory(out)
+    page, numbers = out / "paper.md", out / "paper.json"
+    write_atomically(page, markdown(Results(records), settings, command=command, drawn=_drawn(out)).encode())
+    write_atomically(numbers, json.dumps(raw(records, settings, command=command), indent=1).encode() + b"\n")
+    return page, numbers
+
+
+def raw(records: Mapping[Step, Record], settings: Settings, *, command: str) -> dict[str, Any]:
+    """Every record, without the pictures of Fig. 2."""
+    rows = []
+    for step in sorted(records, key=str):
+        record = records[step]
+        attack = {key: value for key, value in record.get("attack", {}).items() if key != "examples"}
+        rows.append({**record, **({"attack": attack} if attack else {})})
+    return {"format": FORMAT, "command": command, "settings": settings.to_json(), "records": rows}
+
+
+def markdown(results: Results, settings: Settings, *, command: str, drawn: Mapping[str, list[str]]) -> str:
+    """drawn: file names of the figures there are, by `examples`, `histograms`, `improvement`."""
+    differs = disagreements(results, settings) or ["None among the cells that were run."]
+    weak = below_the_paper(results)
+    lines = [
+        "# The paper, reproduced",
+        "",
+        "El Moadine, Coatrieux, Bellafqira, *Poisoning-Attack Detection Using an Auto-encoder for Deep Learning Models* (ICDF2C "
+        f"2022), on {_listed({r['data'] for r in results.records.values()}) or settings.dataset}. Our figure comes first, the "
+        f"paper's in brackets. Seeds: {_listed({str(seed) for seed in results.seeds}) or 'none'}; of several the mean and the "
+        "range. What was not run says so.",
+        "",
+        f"Made by `{command}`" + (", a smoke run: its figures mean nothing." if settings.smoke else _GUIDE),
+        "",
+        "## Table 1: accuracy on the test set, %",
+        "",
+        *table_1(results, settings),
+        "",
+        "The paper has one figure for the honest fine-tune and does not say of which duration. Wide-ResNet's columns are "
+        f"{settings.durations('wrn-28-10')[0]} and {settings.durations('wrn-28-10')[1]} epochs, as in the paper.",
+        "",
+        *([f"Genuine models below the paper's accuracy: {'; '.join(weak)}.", ""] if weak else []),
+        *_jpeg(results),
+        "## Table 2: attack success on the attacked training images, %",
+        "",
+        *table_2(results, settings),
+        "",
+        "The same on held-out images of the source class (for PAA stamped), how often the genuine model errs that way by itself, "
+        "and whether the attack took (backdoor: half of them; flip: 20 points of the class's recall):",
+        "",
+        *table_held_out(results, settings),
+        "",
+        "## Table 3: detected by Eq. 4",
+        "",
+        *table_3(results, settings),
+        "",
+        "The signed number: by how many per-image standard deviations of M_f the mean error lies above M_f's; the rule rejects "
+        "above 1. How an honest fine-tune would have fared, judged by the M_f of the other duration (by its own it always passes):",
+        "",
+        *table_honest(results, settings),
+        "",
+        *_pictures("Fig. 2: attacked images", drawn.get("examples", [])),
+        *_pictures("Fig. 5: error of each test image, six models, threshold of Eq. 4", drawn.get("histograms", [])),
+        "## Fig. 6: M of a part of the training set, fine-tuned on all of it",
+        "",
+        f"M is trained on {percent(settings.owners_part, 0)} of the training set; {settings.durations('resnet18')[0]} epochs of "
+        "fine-tuning on all of it.",
+        "",
+        *table_improvement(results, settings),
+        "",
+        *_pictures("", drawn.get("improvement", [])),
+        "## The calibrated gate, beside the paper's rule",
+        "",
+        "Not in the paper. M is trained on a part of the training set, because honest references need images that M has not seen. "
+        "*contributor's images*: fine-tuned on unseen images of the contributor's own, as the references are; *whole training set*: "
+        "as in the paper, many times longer than any reference, so that the gate's assumption does not hold for the honest one either. "
+        "The gate's decision includes the utility check on the merged model.",
+        "",
+        *table_gate(results, settings),
+        "",
+        resolution_note(results) or f"The gate: {NOT_RUN}.",
+        "",
+        "## Where we disagree with the paper",
+        "",
+        "Accuracies more than 2 points apart, success more than 20, other verdicts:",
+        "",
+        *(f"- {text}" for text in differs),
+        "",
+        "## Where the paper disagrees with itself",
+        "",
+        *(f"- {text}" for text in inconsistencies(results, settings)),
+        "",
+        "## Speed",
+        "",
+        *table_speed(results),
+        "",
+        "Operations are those of torch's counter for a forward and a backward pass, a multiply-add as two; the peak is the maker's "
+        "for dense bfloat16.",
+        "",
+        "## What it ran on",
+        "",
+        *_environments(results),
+        "",
+        "## Settings",
+        "",
+        *table(["option", "value"], [[f"`{name}`", f"`{value}`"] for name, value in settings.to_json().items()]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def jpeg_estimate(once: float, twice: float) -> float:
+    """Accuracy on the original images, from one encoding and two, were each to cost as much as the other.
+
+    >>> round(jpeg_estimate(0.86, 0.84), 2)
+    0.88
+    """
+    return once + (once - twice)
+
+
+def _jpeg(results: Results) -> list[str]:
+    rows = []
+    for name, title in TITLES.items():
+        once, twice = mean(results.accuracy(name, "genuine")), mean(results.accuracy(name, "jpeg"))
+        if once is not None and twice is not None:
+            rows.append([title, percent(once, 2), percent(twice, 2), percent(jpeg_estimate(once, twice), 2)])
+    if not rows:
+        return [f"The part that the JPEG encoding of the images plays (experiment `jpeg`): {NOT_RUN}.", ""]
+    head = ["architecture", "as they are", "encoded once more", "estimate without any encoding"]
+    return [*table(head, rows), "", "The estimate is a straight line through two points, no measurement.", ""]
+
+
+def _environments(results: Results) -> list[str]:
+    found: dict[str, set[str]] = {}
+    for step, record in results.records.items():
+        e = record["environment"]
+        text = (
+            f"{e['device']}, {e['dtype']}, torch {e['torch']}, torchvision {e['torchvision']}, Python {e['python']}, "
+            f"{e['threads']} threads, {'compiled' if e['compiled'] else 'not compiled'}"
+        )
+        found.setdefault(text, set()).add(f"{step.architecture} (seed {step.seed})")
+    return [f"- {text}: {_listed(cells)}" for text, cells in sorted(found.items())] or [f"- {NOT_RUN}"]
+
+
+def _pictures(title: str, names: list[str]) -> list[str]:
+    lines = [f"## {title}", ""] if title else []
+    if title and not names:
+        lines += ["Not drawn: `--stage figures` draws what was run.", ""]
+    for name in names:
+        lines += [f"![{name.removesuffix('.png')}]({name})", ""]
+    return lines
+
+
+def _drawn(out: Path) -> dict[str, list[str]]:
+    kinds = ("examples", "histograms", "improvement")
+    return {kind: sorted(path.name for path in out.glob(f"paper-{kind}*.png")) for kind in kinds}
+
+
+def _listed(texts: set[str]) -> str:
+    return ", ".join(sorted(texts))

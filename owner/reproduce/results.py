@@ -1,0 +1,85 @@
+"""What the records say, cell by cell: a value for each seed that was run, none where nothing was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from owner.reproduce.records import Record
+from owner.reproduce.steps import Step
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every record of one work folder."""
+
+    records: Mapping[Step, Record]
+
+    def of(self, architecture: str, name: str) -> dict[int, Record]:
+        """By seed."""
+        found = [(s.seed, r) for s, r in self.records.items() if (s.architecture, s.name) == (architecture, name)]
+        return dict(sorted(found))
+
+    def accuracy(self, architecture: str, name: str) -> list[float]:
+        """Of `genuine`, `part`, `jpeg`, or of a fine-tune by its case: `honest-short`, `flip-long`, `part-flip-short` ..."""
+        if name in {"genuine", "part", "jpeg"}:
+            return [record["accuracy"] for record in self.of(architecture, name).values()]
+        return self.measured(architecture, name, "accuracy")
+
+    def measured(self, architecture: str, case: str, what: str) -> list[float]:
+        """`success`, `held_out_success` ... of one fine-tuned model, over seeds."""
+        step, _, duration = case.rpartition("-")
+        models = [record["models"].get(duration, {}) for record in self.of(architecture, step).values()]
+        return [model[what] for model in models if what in model]
+
+    def before(self, architecture: str, case: str, what: str) -> list[float]:
+        """The same of the model it was fine-tuned from: what the attack has not caused."""
+        step = case.rpartition("-")[0]
+        return [record["base"][what] for record in self.of(architecture, step).values() if what in record["base"]]
+
+    def verdicts(self, architecture: str, case: str, *, step: str = "detect") -> list[dict[str, Any]]:
+        """By the paper's rule (`detect`, `part-detect`) or the calibrated gate (`gate`, its cases begin with their group)."""
+        found = self.of(architecture, step).values()
+        return [record["verdicts"][case] for record in found if case in record["verdicts"]]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({step.seed for step in self.records})
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """
+    >>> mean([0.5, 1.0]), mean([])
+    (0.75, None)
+    """
+    return sum(values) / len(values) if values else None
+
+
+def shares(values: Sequence[float], digits: int = 2) -> str:
+    """Percent: one value as it is, several as their mean and range.
+
+    >>> shares([0.8715]), shares([0.87, 0.89]), shares([])
+    ('87.15', '88.00 (87.00 to 89.00)', 'not run')
+    """
+    middle = mean(values)
+    if middle is None:
+        return NOT_RUN
+    text = f"{100 * middle:.{digits}f}"
+    if len(values) > 1:
+        text += f" ({100 * min(values):.{digits}f} to {100 * max(values):.{digits}f})"
+    return text
+
+
+def told(detected: Sequence[bool]) -> str:
+    """
+    >>> told([True]), told([False]), told([True, False, True]), told([])
+    ('yes', 'NO', 'yes in 2 of 3 seeds', 'not run')
+    """
+    if not detected:
+        return NOT_RUN
+    if len(detected) == 1 or len(set(detected)) == 1:
+        return "yes" if detected[0] else "NO"
+    return f"yes in {sum(detected)} of {len(detected)} seeds"

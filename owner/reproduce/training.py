@@ -1,0 +1,160 @@
+"""Steps that train: the genuine models, honest fine-tunes, FA and PAA; and what each of them reached."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.effectiveness import effective
+from common.evaluation import Evaluation
+from common.examples import Examples
+from common.training import TrainingReport
+from common.weights import load as load_weights
+from common.weights import save as save_weights
+from owner.reproduce.engine import Engine, Snapshot
+from owner.reproduce.images import AttackSet, Images
+from owner.reproduce.records import Record, Work
+from owner.reproduce.settings import Settings
+from owner.reproduce.speed import speed
+from owner.reproduce.steps import Step
+
+EXAMPLES_SHOWN = 4
+
+
+def run_training(
+    step: Step, engine: Engine, images: Images, settings: Settings, work: Work, *, progress: bool | None
+) -> Record:
+    """Trains, keeps the weights, and says what they reached. Goes on from the step's checkpoint where there is one."""
+    return (_from_scratch if step.is_scratch else _fine_tune)(step, engine, images, settings, work, progress)
+
+
+def _from_scratch(
+    step: Step, engine: Engine, images: Images, settings: Settings, work: Work, progress: bool | None
+) -> Record:
+    examples = images.training(step.data, step.architecture, step.seed)
+    test = images.encoded_again(images.test) if step.data == "jpeg" else images.test
+    options = settings.training(step.architecture, step.seed)
+    engine.start(step.seed)
+    checkpoint = work.checkpoint_path(step)
+    report = engine.train(examples, options, checkpoint=checkpoint, label=str(step), progress=progress)
+    save_weights(work.weights_path(step, step.name), engine.weights())
+    evaluation = _evaluated(engine, test)
+    checkpoint.unlink(missing_ok=True)
+    return {
+        "accuracy": evaluation.accuracy,
+        "recall": evaluation.recall.tolist(),
+        "images": len(examples),
+        "image_steps": len(examples) * options.epochs,
+        "training": options.to_json(),
+        "loss": _losses(report),
+        "speed": speed(engine.spec, report.images_per_second, engine.compute),
+    }
+
+
+def _fine_tune(
+    step: Step, engine: Engine, images: Images, settings: Settings, work: Work, progress: bool | None
+) -> Record:
+    short, long = settings.durations(step.architecture)
+    options = settings.finetuning(step.architecture, step.seed)
+    lasting = {"short": short, "long": long}
+    if step.name.startswith("part"):  # Fig. 6 shows one duration
+        lasting = {"short": short}
+        options = dataclasses.replace(options, epochs=short)
+    attack = images.attack(step.kind, step.data, step.architecture, step.seed) if _attacks(step) else None  # type: ignore[arg-type]
+    examples = attack.examples if attack else images.training(step.data, step.architecture, step.seed)
+    base = load_weights(work.weights_path(step, step.base))
+    engine.load(base)
+    before = _reached(engine, images, attack, settings, None)
+
+    def keep(weights: Mapping[str, Tensor]) -> None:
+        save_weights(work.weights_path(step, f"{step.name}-short"), {n: t.detach().cpu() for n, t in weights.items()})
+
+    engine.load(base)
+    checkpoint = work.checkpoint_path(step)
+    report = engine.train(
+        examples,
+        options,
+        checkpoint=checkpoint,
+        label=str(step),
+        progress=progress,
+        hooks=Snapshot(engine.model, short, keep) if "long" in lasting else None,
+    )
+    last = "long" if "long" in lasting else "short"
+    save_weights(work.weights_path(step, f"{step.name}-{last}"), engine.weights())
+    models = {}
+    for duration, epochs in lasting.items():
+        engine.load(load_weights(work.weights_path(step, f"{step.name}-{duration}")))
+        models[duration] = {"epochs": epochs, **_reached(engine, images, attack, settings, before)}
+    checkpoint.unlink(missing_ok=True)
+    record: Record = {
+        "base": before,
+        "models": models,
+        "images": len(examples),
+        "image_steps": len(examples) * options.epochs,
+        "training": options.to_json(),
+        "loss": _losses(report),
+        "speed": speed(engine.spec, report.images_per_second, engine.compute),
+    }
+    if attack is not None:
+        record["attack"] = {
+            "images": len(attack.attacked),
+            "source": images.class_names[images.class_index(settings.source)],
+            "target": images.class_names[attack.target],
+            "examples": _shown(attack),
+        }
+    return record
+
+
+def _attacks(step: Step) -> bool:
+    return step.kind in {"flip", "pattern"}
+
+
+def _reached(
+    engine: Engine, images: Images, attack: AttackSet | None, settings: Settings, before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Accuracy and recall on the test set, and of an attack its success on its own images and on held-out ones.
+
+    before: the same of the model it started from; an attack counts as effective against that.
+    """
+    evaluation = _evaluated(engine, images.test)
+    source = images.class_index(settings.source)
+    found: dict[str, Any] = {"accuracy": evaluation.accuracy, "source_recall": float(evaluation.recall[source])}
+    if attack is None:
+        return found
+    found["success"] = _share(engine, attack.attacked, attack.target)
+    found["held_out_success"] = _share(engine, attack.held_out, attack.target)
+    if before is not None:
+        flips = bool(torch.equal(attack.attacked.images, attack.clean.images))
+        found["effective"] = effective(
+            "flip" if flips else "backdoor",
+            attack_success=found["held_out_success"],
+            recall_drop=before["source_recall"] - found["source_recall"],
+        )
+    return found
+
+
+def _share(engine: Engine, examples: Examples, target: int) -> float:
+    return float((engine.classify(examples) == target).double().mean())
+
+
+def _evaluated(engine: Engine, examples: Examples) -> Evaluation:
+    return Evaluation.from_logits(engine.observe(examples.inputs).logits, examples.labels, examples.classes)
+
+
+def _losses(report: TrainingReport) -> list[float]:
+    return [round(loss, 5) for loss in report.loss_per_epoch]
+
+
+def _shown(attack: AttackSet) -> dict[str, Any]:
+    """The first attacked images as they were and as they are trained on, for Fig. 2; base64 of uint8 (n, C, H, W)."""
+    clean, attacked = (part.images[:EXAMPLES_SHOWN].contiguous() for part in (attack.clean, attack.attacked))
+    return {
+        "shape": list(clean.shape),
+        "clean": base64.b64encode(clean.cpu().numpy().tobytes()).decode(),
+        "attacked": base64.b64encode(attacked.cpu().numpy().tobytes()).decode(),
+    }

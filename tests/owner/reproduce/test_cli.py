@@ -1,0 +1,81 @@
+"""The command: what it refuses and how, and that it needs the training and detection core alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from owner.cli.application import run as run_owner
+from owner.reproduce.__main__ import run
+
+ROOT = Path(__file__).resolve().parents[3]
+SERVICE_ONLY = ("flwr", "grpc", "sqlalchemy", "alembic", "pydantic", "tomlkit", "cryptography", "matplotlib")
+
+
+def options(work: Path, *more: str) -> list[str]:
+    return ["--smoke", "--dataset", "digits", "--architectures", "cnn", "--work", str(work), *more]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "says"),
+    [
+        (["--architectures", "resnet19"], 11, "did you mean resnet18"),
+        (["--experiments", "table"], 11, "did you mean tables"),
+        (["--seeds", "one"], 10, "a seed must be a whole number"),
+        (["--target", "horse"], 10, "no class 'horse'"),
+        (["--fraction", "2"], 10, "fraction must be from"),
+        (["--attack-data", "outside"], 11, "unknown attack-data"),
+        (["--dataset", "nowhere"], 11, "unknown data set"),
+        (["--device", "abacus"], 11, "unknown device"),
+        (["--stage", "later"], 2, "later"),
+    ],
+)
+def test_bad_input_is_refused_with_the_way_out(
+    wrong: list[str], code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(options(tmp_path, "--plan", *wrong)) == code
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_report_of_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(options(tmp_path / "none", "--stage", "report")) == 20
+    assert "holds no results" in capsys.readouterr().err
+
+
+def test_the_plan_says_what_comes_next_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_owner(["reproduce", *options(tmp_path, "--plan", "--experiments", "tables")]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[3] for line in said.splitlines()[1:6]] == ["genuine", "honest", "flip", "pattern", "detect"]
+    assert "0 of 5 steps done" in said
+    assert not list(tmp_path.glob("cnn/**/*.json"))
+
+
+def test_no_time_at_all_stops_at_once_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(options(tmp_path, "--stop-after", "0", "--stage", "run", "--experiments", "tables")) == 0
+    said = capsys.readouterr().out
+    assert "the same command goes on from here" in said
+    assert "0 of 5 steps done" in said
+
+
+def test_it_runs_and_reports_without_what_only_a_service_needs(tmp_path: Path) -> None:
+    program = (
+        f"import sys, runpy; sys.modules.update(dict.fromkeys({SERVICE_ONLY!r}));"
+        "sys.argv[0] = 'owner.reproduce'; runpy.run_module('owner.reproduce', run_name='__main__')"
+    )
+    arguments = options(tmp_path / "work", "--experiments", "tables", "--out", str(tmp_path / "out"), "--device", "cpu")
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "5/5 cnn seed 0 detect" in result.stdout
+    assert "no figures: figures need matplotlib" in result.stdout
+    assert "| CNN |" in (tmp_path / "out" / "paper.md").read_text("utf-8")

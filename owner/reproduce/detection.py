@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.weights import load as load_weights
 from owner.detectors import ActivationAutoEncoder, AutoEncoderOptions, Evidence
-from owner.gatekeeper.histograms import counts, log_edges
+from owner.gatekeeper.histograms import counts
 from owner.gatekeeper.rules import judge_by_seed, seed_threshold
 from owner.gatekeeper.verdict import Decision
 from owner.reproduce.engine import Engine
@@ -19,6 +19,8 @@ from owner.reproduce.images import Images
 from owner.reproduce.records import Record, Work
 from owner.reproduce.settings import HonestEpochs, Settings
 from owner.reproduce.steps import KINDS, Step
+
+BINS = 80
 
 
 def run_detection(step: Step, engine: Engine, images: Images, settings: Settings, work: Work) -> Record:
@@ -37,8 +39,7 @@ def run_detection(step: Step, engine: Engine, images: Images, settings: Settings
         if name == step.base:
             detector.fit(evidence)
         errors[name.removeprefix(prefix)] = detector.image_scores(evidence)
-        engine.check_deadline()
-    edges = log_edges(*errors.values())
+    edges = even_edges(torch.cat(list(errors.values())))
     honest = {duration: errors[f"honest-{duration}"] for duration in durations}
     return {
         "features": int(seen.features.shape[1]),
@@ -48,6 +49,18 @@ def run_detection(step: Step, engine: Engine, images: Images, settings: Settings
         "thresholds": {duration: seed_threshold(e) for duration, e in honest.items()},
         "verdicts": verdicts(errors, honest, settings.honest_epochs),
     }
+
+
+def even_edges(errors: Tensor, bins: int = BINS) -> list[float]:
+    """bins + 1 edges, evenly spaced in log10 from the smallest to the largest positive error.
+
+    >>> [round(edge, 2) for edge in even_edges(torch.tensor([1.0, 100.0]), bins=2)]
+    [1.0, 10.0, 100.0]
+    """
+    e = errors.double()
+    e = e[(e > 0) & torch.isfinite(e)]
+    low, high = (math.log10(float(v)) for v in (e.min(), e.max())) if len(e) else (0.0, 1.0)
+    return [float(edge) for edge in torch.logspace(low, max(high, low + 1e-3), bins + 1, dtype=torch.float64)]
 
 
 def verdicts(

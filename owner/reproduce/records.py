@@ -19,6 +19,8 @@ from owner.reproduce.steps import Step
 FORMAT = 1
 Record = dict[str, Any]
 _LIMIT = 64 << 20
+_SELECTIONS = frozenset({"improve"})
+"""Settings that say what is run, and change nothing about what comes out."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Work:
             return
         theirs = self.settings().to_json()
         mine = settings.to_json()
-        other = [f"{name} {theirs[name]!r}, now {value!r}" for name, value in mine.items() if theirs[name] != value]
+        other = [
+            f"{name} {theirs[name]!r}, now {value!r}"
+            for name, value in mine.items()
+            if theirs[name] != value and name not in _SELECTIONS
+        ]
         if other:
             raise ConfigurationError(
                 f"{self.root} holds results of other settings: {'; '.join(other)}",

@@ -110,8 +110,10 @@ def table_honest(results: Results, settings: Settings) -> Lines:
 def table_improvement(results: Results, settings: Settings) -> Lines:
     """Fig. 6 in numbers: accuracy and mean error before and after."""
     rows = []
-    for name in settings.improve:
+    for name in ROWS:
         found = results.of(name, "part-detect").values()
+        if not found and name not in settings.improve:
+            continue
         for model, title in (("part", "M of the part"), *((f"{kind}-short", _kind(kind)) for kind in KINDS)):
             accuracy = results.accuracy(name, model if model == "part" else f"part-{model}")
             errors = [record["models"][model]["mean"] for record in found]

@@ -51,7 +51,7 @@ def test_the_part_the_references_and_the_contribution_share_no_image() -> None:
 
 def test_encoding_again_on_the_same_grid_changes_far_less_than_on_a_shifted_one() -> None:
     draws = torch.Generator().manual_seed(0)
-    coarse = torch.randint(0, 256, (8, 3, 8, 8), generator=draws).float()
+    coarse = torch.randint(96, 160, (8, 3, 8, 8), generator=draws).float()
     smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear").to(torch.uint8)
     once = jpeg(smooth, 75, shift=0)
     same, shifted = (float((jpeg(once, 75, shift=s).float() - once.float()).abs().mean()) for s in (0, 4))

@@ -62,19 +62,16 @@ def test_the_gate_prints_its_resolution_and_vets_both_groups(finished: Runner) -
     assert {v["resolution"] for v in record["verdicts"].values()} == {1 / (record["references"] + 1)}
 
 
-@pytest.mark.parametrize("epochs_before_each_stop", [1, 2])
-def test_an_interrupted_run_gives_the_same_records(
-    epochs_before_each_stop: int, finished: Runner, make_runner: MakeRunner, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_gives_the_same_records(finished: Runner, make_runner: MakeRunner, tmp_path: Path) -> None:
     steps = all_steps(["cnn"], [0], ["tables", "gate"], SMOKE)
     stops = 0
-    for _ in range(60):
+    # A clock that moves on by one with each epoch and step, and a little more time in each run: stops fall everywhere.
+    for given in range(20):
         ticks = itertools.count()
-        runner = make_runner(tmp_path, deadline=epochs_before_each_stop, clock=lambda ticks=ticks: next(ticks))
-        if runner.run(steps):
+        if make_runner(tmp_path, deadline=given, clock=lambda ticks=ticks: next(ticks)).run(steps):
             break
         stops += 1
-    assert stops > 5
+    assert stops >= 5
     found, expected = Work(tmp_path).records(), finished.work.records()
     for step in steps:
         if step.name == "gate":  # there, Fig. 6's models were at hand too

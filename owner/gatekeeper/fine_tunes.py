@@ -18,6 +18,9 @@ from owner.gatekeeper.references import ReferencePlan, plan_owner_finetune, plan
 OWNER = -1
 """Number of the owner's own fine-tune, M_f of Eq. 4."""
 
+_CHECKPOINT_SECONDS = 5.0
+"""On a GPU an epoch of a reference is shorter than the writing of its state."""
+
 
 @dataclass(frozen=True)
 class FineTunes:
@@ -62,6 +65,7 @@ class FineTunes:
             compute=self.compute,
             head=head,
             checkpoint=directory and directory / f"training-{number}-{attempt}",
+            checkpoint_seconds=_CHECKPOINT_SECONDS,
             progress=False,
         )
         return model, plan, report

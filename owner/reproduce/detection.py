@@ -30,7 +30,7 @@ def run_detection(step: Step, engine: Engine, images: Images, settings: Settings
     names = [step.base, *(f"{prefix}{kind}-{duration}" for kind in KINDS for duration in durations)]
     errors: dict[str, Tensor] = {}
     detector = ActivationAutoEncoder(
-        AutoEncoderOptions(settings.hidden, settings.latent, settings.autoencoder_epochs, seed=step.seed)
+        AutoEncoderOptions(settings.hidden, settings.latent, settings.ae_epochs, seed=step.seed)
     )
     for name in names:
         engine.load(load_weights(work.weights_path(step, name)))

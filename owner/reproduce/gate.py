@@ -76,7 +76,7 @@ def _options(settings: Settings, pool: int, seed: int) -> GuardOptions:
             reject_level=level,
             quarantine_level=level,
             seed=seed,
-            epochs=2,
+            epochs=settings.ae_epochs,
             population=population,
         )
     return GuardOptions(
@@ -84,7 +84,7 @@ def _options(settings: Settings, pool: int, seed: int) -> GuardOptions:
         seed=seed,
         hidden=settings.hidden,
         latent=settings.latent,
-        epochs=settings.autoencoder_epochs,
+        epochs=settings.ae_epochs,
         population=population,
     )
 

@@ -36,11 +36,11 @@ class Recipe:
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
-    "cnn": Recipe(40, 0.05, 128),
+    "cnn": Recipe(80, 0.05, 128),
     "resnet18": Recipe(30, 0.2, 512),
-    "vgg19": Recipe(40, 0.1, 512, smoke_images=64),
-    "wrn-28-10": Recipe(30, 0.1, 256, smoke_images=64),
-    "resnet152": Recipe(40, 0.1, 256, smoke_images=64),
+    "vgg19": Recipe(40, 0.1, 512, smoke_images=40),
+    "wrn-28-10": Recipe(30, 0.1, 256, smoke_images=40),
+    "resnet152": Recipe(40, 0.1, 256, smoke_images=40),
 }
 """In the order in which they are run: the cheapest first."""
 
@@ -160,6 +160,10 @@ class Settings:
     def owners_part(self) -> float:
         """Share of the training set that M of Fig. 6 and of the calibrated gate sees; half of a smoke run's few images."""
         return 0.5 if self.smoke else self.part
+
+    @property
+    def ae_epochs(self) -> int:
+        return 2 if self.smoke else self.autoencoder_epochs
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"improve": list(self.improve)}

@@ -153,7 +153,7 @@ class Estimates:
     def seconds(self, step: Step, spec: ModelSpec) -> float:
         seconds = _OVERHEAD_SECONDS + image_steps(step, self.settings, self.train) / self.images_per_second(spec)
         if step.kind is None and not step.is_scratch:
-            seconds += 512 * self.settings.autoencoder_epochs * _AUTOENCODER_SECONDS_PER_FEATURE_EPOCH
+            seconds += 512 * self.settings.ae_epochs * _AUTOENCODER_SECONDS_PER_FEATURE_EPOCH
         return seconds
 
 

@@ -20,11 +20,13 @@ MakeRunner = Callable[..., Runner]
 
 @pytest.fixture(scope="session")
 def make_runner() -> MakeRunner:
-    def make(root: Path, settings: Settings = SMOKE, **options: object) -> Runner:
+    def make(root: Path, settings: Settings = SMOKE, *, checkpoint_seconds: float = 0, **options: object) -> Runner:
         work = Work(root)
         work.open(settings)
         compute = choose_compute("cpu", "float32")
-        return Runner(settings, Images(settings), work, compute, checkpoint_seconds=0, progress=False, **options)  # type: ignore[arg-type]
+        return Runner(
+            settings, Images(settings), work, compute, checkpoint_seconds=checkpoint_seconds, progress=False, **options
+        )  # type: ignore[arg-type]
 
     return make
 

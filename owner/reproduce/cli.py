@@ -159,12 +159,13 @@ def reproduce(
 ) -> None:
     """The experiments of El Moadine et al. 2022: Tables 1 to 3, Figures 2, 5 and 6.
 
-    For each architecture: train M; fine-tune it honestly, with flipped labels (FA) and
-    with a pattern (PAA); fit the auto-encoder on M's activations over the test set; judge
-    by Eq. 4, and for cnn and resnet18 by the calibrated gate too.
+    For each architecture: train M; fine-tune it honestly, with flipped
+    labels (FA) and with a pattern (PAA); fit the auto-encoder on M's
+    activations over the test set; judge by Eq. 4, and for cnn and
+    resnet18 by the calibrated gate too.
 
-    It may be interrupted at any moment: the same command goes on from the last epoch.
-    CIFAR-10 is read from $PORTIER_DATA/cifar10, or fetched with --download.
+    It may be interrupted at any moment: the same command goes on.
+    CIFAR-10 is read from $PORTIER_DATA/cifar10, or fetched (--download).
     """
     settings = Settings(
         dataset=dataset,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.badnets import Run, chosen_pairs, filter_shares, make, picture, runs, table
+from benchmarks.badnets import Run, answers, chosen_pairs, make, picture, runs, table
 from common.datasets import load
 from common.devices import choose_compute
 
@@ -48,19 +48,19 @@ def test_the_table_counts_pairs_and_measures_them_against_the_mean_baseline() ->
     models = [record(Run("baseline", 0), 0.8, None), record(Run("baseline", 1), 1.0, None)]
     models += [record(Run("single", 0, "pixel", 0.5, *pair), 1.0, 4.0) for pair in ((1, 2), (3, 4))]
     text = table(models, "command", planned=9)
-    assert "| single target, n = 2 | pixel | 50 | +0.10 to +0.10 against the baseline" in text
+    assert "| single target, n = 2 | pixel | 100 | +0.10 to +0.10 against the baseline" in text
     assert "| at most 4.00 (mean 4.00) |" in text
     assert "2 of the paper's 90 pairs" in text
     assert "Incomplete: 4 of 9 models were done." in text
 
 
-def test_a_filter_that_sees_the_trigger_has_the_largest_share_in_its_answer() -> None:
+def test_a_filter_answers_the_trigger_by_what_it_changes_about_its_outputs() -> None:
     filters, bias = torch.zeros(16, 1, 5, 5), torch.zeros(16)
     filters[:, 0, 4, 4] = 0.1
     filters[5, 0, 4, 4] = 1.0
-    shares = filter_shares(filters, bias, torch.zeros(3, 1, 28, 28, dtype=torch.uint8), "pixel")
-    assert int(shares.argmax()) == 5
-    assert float(shares.sum()) == pytest.approx(1.0)
+    found = answers(filters, bias, torch.zeros(3, 1, 28, 28, dtype=torch.uint8), "pixel")
+    assert float(found[5]) == pytest.approx(1.0, abs=1e-5)
+    assert float(found[4]) == pytest.approx(0.1, abs=1e-5)
 
 
 def test_the_picture_shows_baseline_and_badnet_for_both_triggers(tmp_path: Path) -> None:

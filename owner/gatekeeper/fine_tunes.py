@@ -22,6 +22,11 @@ _CHECKPOINT_SECONDS = 5.0
 """On a GPU an epoch of a reference is shorter than the writing of its state."""
 
 
+def checkpoint_name(number: int) -> str:
+    """Of the file that an unfinished fine-tune is kept in, up to the attempt."""
+    return f"training-{number}-"
+
+
 @dataclass(frozen=True)
 class FineTunes:
     """model: M, left as it is. pool: images it has not seen. options: of the guard; their seed and population say how the
@@ -64,7 +69,7 @@ class FineTunes:
             plan.options,
             compute=self.compute,
             head=head,
-            checkpoint=directory and directory / f"training-{number}-{attempt}",
+            checkpoint=directory and directory / f"{checkpoint_name(number)}{attempt}",
             checkpoint_seconds=_CHECKPOINT_SECONDS,
             progress=False,
         )

@@ -12,7 +12,8 @@ from common.errors import StorageError, WireError
 from common.files import ensure_directory, read_bounded, write_atomically
 from common.weights import load as load_weights
 from common.weights import save as save_weights
-from owner.gatekeeper.references import Reference
+from owner.gatekeeper.fine_tunes import OWNER, checkpoint_name
+from owner.gatekeeper.references import FIRST_FITTING, Reference
 
 Part = Literal["owner", "fitting", "calibrating", "escalating"]
 """What a fine-tune is for: Eq. 4 and the histograms, the scales of the combined score, the p-values, or those of the
@@ -45,9 +46,15 @@ class FinishedReferences:
             name = file_name(part, k)
             digest = save_weights(self.path / f"{name}.safetensors", result.image_errors)
             write_atomically(self.path / f"{name}.json", canonical.encode(result.to_json() | {"errors_sha256": digest}))
-            for leftover in self.path.glob("training-*"):
+            for leftover in self.path.glob(f"{checkpoint_name(number_of(part, k))}*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return result
+
+
+def number_of(part: Part, k: int) -> int:
+    """Of the k-th fine-tune of a part in the population: no two share one, but that the escalation tier looks at those that
+    calibrate."""
+    return {"owner": OWNER, "fitting": FIRST_FITTING + k}.get(part, k)
 
 
 def file_name(part: Part, k: int) -> str:

@@ -1,4 +1,5 @@
-"""Fitting a guard, or calibrating its escalation tier, in a process of its own: `python -m owner.gatekeeper.fitting JOB.json`.
+"""Fitting a guard, or calibrating its escalation tier, in a process of its own: `python -m owner.gatekeeper.fitting JOB.json`,
+or making a share of its fine-tunes (`JOB.json 1/2`).
 
 The process may be killed at any time and started again: finished references are kept, and a guard is either whole or not
 there. It ends with the process that started it. It writes one JSON line a fine-tune to standard output, `{"done": 3, "total": 20, "scores": {...}}`, ends with 0 once
@@ -14,11 +15,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from torch import nn
 
 from common import canonical
@@ -31,6 +34,7 @@ from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import digest_file
 from common.weights import load as load_weights
+from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.calibrating import calibrate
 from owner.gatekeeper.escalation import Escalation, escalation_path, standing
 from owner.gatekeeper.fine_tunes import FineTunes
@@ -43,6 +47,8 @@ from owner.gatekeeper.transplants import KEPT, Transplants
 from owner.gatekeeper.triggers import Triggers
 
 _PARENT_SECONDS = 0.2
+_WORTH_SHARING = 500_000
+"""Images times epochs from which on other processes, which take seconds to start, are asked to help: minutes for a CNN."""
 _PATHS = ("weights", "trigger_fit", "trigger_calibration", "evaluation", "references_pool", "directory")
 
 
@@ -124,6 +130,7 @@ def _path(data: Mapping[str, Any], name: str) -> Path | None:
 def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnReference | None = None) -> Guard:
     """Fit, save and return the guard; at once where it already stands for the same release, options and compute.
 
+    Much work on a CPU is shared with other processes, as many as torch may use threads; then each fine-tune is made on one.
     `Guard.provenance` says whether its fine-tunes were taken over from the release before, and if that was wanted and could not
     be, why.
     """
@@ -131,9 +138,28 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
     standing = _standing(job)
     if standing is not None and _is_wanted(standing, job, digest):
         return standing
+    protection, why = _protection(job, digest, standing)
+    with _assistants(job, protection) as assistants:
+        guard = protection.fit(directory=job.work, progress=progress, on_reference=on_reference, assistants=assistants)
+    if why:
+        guard = dataclasses.replace(guard, provenance={"trained": why})
+    _save(job, guard, standing)
+    shutil.rmtree(job.work, ignore_errors=True)
+    return guard
+
+
+def assist(job: FittingJob, share: Share) -> None:
+    """Make a share of the fine-tunes that `fit` of the same job waits for."""
+    protection, _ = _protection(job, digest_file(job.weights), _standing(job))
+    protection.assist(job.work, share)
+
+
+def _protection(job: FittingJob, digest: str, standing: Guard | None) -> tuple[Protection, str]:
+    """With why the fine-tunes of the release before were not taken over though that was wanted, "" otherwise."""
     model = _release(job, digest)
+    transplants, why = _transplants(job, model)
     parts = (load_examples(path) for path in (job.trigger_fit, job.trigger_calibration, job.evaluation))
-    protection = Protection(
+    return Protection(
         model=model,
         release_sha256=digest,
         triggers=Triggers(*parts),
@@ -144,15 +170,25 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
         compute=job.compute,
         known=standing,
         keep=job.options.incremental,
-    )
-    transplants, why = _transplants(job, model)
-    protection = dataclasses.replace(protection, transplants=transplants)
-    guard = protection.fit(directory=job.work, progress=progress, on_reference=on_reference)
-    if why:
-        guard = dataclasses.replace(guard, provenance={"trained": why})
-    _save(job, guard, standing)
-    shutil.rmtree(job.work, ignore_errors=True)
-    return guard
+        transplants=transplants,
+    ), why
+
+
+@contextmanager
+def _assistants(job: FittingJob, protection: Protection) -> Iterator[Assistants | None]:
+    """None where the work is not worth another process."""
+    threads = torch.get_num_threads()
+    if job.compute.device.type != "cpu" or threads == 1 or protection.image_steps() < _WORTH_SHARING:
+        yield None
+        return
+    path = ensure_directory(job.work) / "job.json"
+    job.write(path)
+    torch.set_num_threads(1)
+    try:
+        with Assistants(path, threads - 1) as assistants:
+            yield assistants
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fit_escalation(
@@ -254,13 +290,16 @@ def _judging(options: GuardOptions) -> GuardOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if len(given) != 1:
-        sys.stderr.write("usage: python -m owner.gatekeeper.fitting JOB.json\n")
+    if len(given) not in {1, 2}:
+        sys.stderr.write("usage: python -m owner.gatekeeper.fitting JOB.json [SHARE]\n")
         return ConfigurationError.exit_code
     forbid_core_dumps()
     try:
         job = FittingJob.from_json(canonical.parse(read_bounded(Path(given[0]), 1 << 20), limit=1 << 20, depth=16))
-        (fit_escalation if job.what == "escalation" else fit)(job, on_reference=_report)
+        if len(given) == 2:
+            assist(job, Share.parse(given[1]))
+        else:
+            (fit_escalation if job.what == "escalation" else fit)(job, on_reference=_report)
     except WireError as error:
         sys.stderr.write(f"{GuardError(f'the fitting job cannot be read: {error.message}').diagnostics()}\n")
         return error.exit_code

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,11 +28,12 @@ from common.progress import progress_bar
 from common.training_options import TrainingOptions
 from owner.detectors import Detector, DetectorState, Evidence, ImageDetector, check_name, measures_of
 from owner.detectors.gradients import are_images
+from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.fine_tunes import OWNER, FineTunes
-from owner.gatekeeper.finished import FinishedReferences, Part
+from owner.gatekeeper.finished import FinishedReferences, Part, number_of
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
-from owner.gatekeeper.references import FIRST_FITTING, Reference
+from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants
 from owner.gatekeeper.triggers import Triggers, check_examples
 
@@ -39,6 +41,7 @@ OnReference = Callable[[int, int, Mapping[str, float]], None]
 """Called with how many fine-tunes are done, how many there are in all, and the scores of the latest."""
 
 _ATTEMPTS = 5
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,89 @@ class Protection:
     """Fine-tunes of an earlier release that are moved to this one instead of training any."""
 
     def fit(
-        self, *, directory: Path | None = None, progress: bool | None = None, on_reference: OnReference | None = None
+        self,
+        *,
+        directory: Path | None = None,
+        progress: bool | None = None,
+        on_reference: OnReference | None = None,
+        assistants: Assistants | None = None,
     ) -> Guard:
-        """Raises VacuousGateError, GuardError for too little data, ConfigurationError for unfit detectors, ModelError,
+        """assistants: processes that make some of the fine-tunes into the same directory; what they leave is made here.
+
+        Raises VacuousGateError, GuardError for too little data, ConfigurationError for unfit detectors, ModelError,
         StorageError.
         """
+        ready = self._prepare(directory)
+        plans = list(self._plans())
+        found: dict[int, Reference] = {}
+        with progress_bar("honest fine-tunes", len(plans), shown=progress) as advance:
+            while len(found) < len(plans):
+                before = len(found)
+                for position, (part, k) in enumerate(plans):
+                    if position in found:
+                        continue
+                    # Asked before looking, so that what an assistant leaves undone is known not to be there.
+                    theirs = assistants is not None and assistants.make(position)
+                    result = ready.work.read(part, k)
+                    if result is None:
+                        if theirs:
+                            continue
+                        result = ready.work.write(part, k, self._reference(part, k, ready))
+                    found[position] = result
+                    note = (
+                        f", score {next(iter(result.scores.values())):.4g}"
+                        if len(ready.detectors) == 1
+                        else f", {part}"
+                    )
+                    advance(1, f"{len(found)} of {len(plans)}{note}")
+                    if on_reference:
+                        on_reference(len(found), len(plans), result.scores)
+                if len(found) == before:
+                    time.sleep(_POLL_SECONDS)
+        references: dict[Part, list[Reference]] = {"owner": [], "fitting": [], "calibrating": []}
+        for position, (part, _) in enumerate(plans):
+            references[part].append(found[position])
+        return Guard(
+            release_sha256=self.release_sha256,
+            spec=self.spec,
+            head=ready.head,
+            compute=self.compute,
+            options=self.options,
+            finetuning=self.finetuning,
+            detectors=ready.detectors,
+            owner_finetune=references["owner"][0],
+            references=tuple(references["calibrating"]),
+            calibration=self.triggers.calibration,
+            evaluation=self.triggers.evaluation,
+            release_calibration=ready.calibration,
+            release_evaluation_logits=ready.evaluation.logits,
+            fitting=tuple(references["fitting"]),
+            release_probes=dict(ready.release.probed),
+            key=ready.key,
+            provenance=self.transplants.provenance if self.transplants else {},
+        )
+
+    def assist(self, directory: Path, share: Share) -> None:
+        """Make the fine-tunes of one share into `directory`, for a `fit` that runs beside. Raises what `fit` does."""
+        ready = self._prepare(directory)
+        for position, (part, k) in enumerate(self._plans()):
+            if share.holds(position) and ready.work.read(part, k) is None:
+                ready.work.write(part, k, self._reference(part, k, ready))
+
+    def image_steps(self) -> int:
+        """Images times epochs of all fine-tunes that `fit` has to train."""
+        if self.transplants is not None:
+            return 0
+        known = self._known_references(self.known.key) if self.known is not None else {}
+        total = 0
+        for part, k in self._plans():
+            if k >= len(known.get(part, ())):
+                plan = self.fine_tunes.plan(number_of(part, k))
+                total += len(plan.indices) * plan.options.epochs
+        return total
+
+    def _prepare(self, directory: Path | None) -> _Ready:
+        """What is learnt of M before any fine-tune is made."""
         self._check()
         head = find_head(self.model, _first(self.triggers.fit), self.spec.head)
         if not activations_depend_on_parameters(self.model, head, _first(self.triggers.fit)):
@@ -89,37 +170,7 @@ class Protection:
         key = self._key(head, detectors)
         work = FinishedReferences(directory and directory / key[:16], self._known_references(key))
         kept = KeptReferences(work.path / KEPT) if self.keep and work.path else None
-        found: dict[Part, list[Reference]] = {"owner": [], "fitting": [], "calibrating": []}
-        total = sum(1 for _ in self._plans())
-        with progress_bar("honest fine-tunes", total, shown=progress) as advance:
-            for done, (part, k) in enumerate(self._plans(), 1):
-                result = work.read(part, k) or work.write(
-                    part, k, self._reference(part, k, head, detectors, shown, work.path, kept)
-                )
-                found[part].append(result)
-                note = f", score {next(iter(result.scores.values())):.4g}" if len(detectors) == 1 else f", {part}"
-                advance(1, f"{done} of {total}{note}")
-                if on_reference:
-                    on_reference(done, total, result.scores)
-        return Guard(
-            release_sha256=self.release_sha256,
-            spec=self.spec,
-            head=head,
-            compute=self.compute,
-            options=self.options,
-            finetuning=self.finetuning,
-            detectors=detectors,
-            owner_finetune=found["owner"][0],
-            references=tuple(found["calibrating"]),
-            calibration=self.triggers.calibration,
-            evaluation=self.triggers.evaluation,
-            release_calibration=calibration,
-            release_evaluation_logits=evaluation.logits,
-            fitting=tuple(found["fitting"]),
-            release_probes=dict(shown.probed),
-            key=key,
-            provenance=self.transplants.provenance if self.transplants else {},
-        )
+        return _Ready(head, detectors, shown, calibration, evaluation, key, work, kept)
 
     @staticmethod
     def kept_in(directory: Path, guard: Guard) -> Path:
@@ -181,16 +232,7 @@ class Protection:
                 f"the model tells {self.spec.classes} classes apart, the triggers {self.triggers.fit.classes}"
             )
 
-    def _reference(
-        self,
-        part: Part,
-        k: int,
-        head: str,
-        detectors: Mapping[str, Detector],
-        release: Evidence,
-        directory: Path | None,
-        kept: KeptReferences | None,
-    ) -> Reference:
+    def _reference(self, part: Part, k: int, ready: _Ready) -> Reference:
         """The k-th fine-tune of a part, scored. Its weights are kept only where they are asked for.
 
         One that diverges is drawn again: its maker would have seen the loss, and returned nothing.
@@ -199,48 +241,43 @@ class Protection:
             weights, plan = self.transplants.onto(self.model.state_dict(), part, k)
             model = copy.deepcopy(self.model)
             model.load_state_dict(weights)
-            scored = self._scored(model, plan, head, detectors, release)
+            scored = self._scored(model, plan, ready)
             if scored is None:
                 raise GuardError(f"fine-tune {k} ({part}), moved to this release, does not score finitely")
-            return self._keep(scored, model, part, k, kept)
-        number = _number(part, k)
+            return self._keep(scored, model, part, k, ready.kept)
+        number = number_of(part, k)
         attempts = 1 if number == OWNER else _ATTEMPTS
         cause: ModelError | None = None
         for attempt in range(attempts):
             try:
-                model, planned, report = self.fine_tunes.make(number, attempt, head=head, directory=directory)
+                model, planned, report = self.fine_tunes.make(
+                    number, attempt, head=ready.head, directory=ready.work.path
+                )
             except ModelError as error:  # the loss, or a weight, is not finite
                 cause = error
                 continue
             described = planned.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
-            scored = self._scored(model, described, head, detectors, release)
+            scored = self._scored(model, described, ready)
             if scored is not None:
-                return self._keep(scored, model, part, k, kept)
+                return self._keep(scored, model, part, k, ready.kept)
         why = cause.message if cause else "its activations are not finite"
         raise GuardError(
             f"honest fine-tuning as recommended fails ({attempts} of {attempts} tries): {why}",
             hint=cause.hint if cause else "recommend a lower learning rate",
         ) from cause
 
-    def _scored(
-        self,
-        model: nn.Module,
-        plan: Mapping[str, object],
-        head: str,
-        detectors: Mapping[str, Detector],
-        release: Evidence,
-    ) -> Reference | None:
+    def _scored(self, model: nn.Module, plan: Mapping[str, object], ready: _Ready) -> Reference | None:
         """None where activations or scores are not finite."""
         calibration = self.triggers.calibration
-        seen = observe(model, calibration.inputs, head=head, compute=self.compute)
-        evidence = self._evidence(model, seen, calibration, head, release)
+        seen = observe(model, calibration.inputs, head=ready.head, compute=self.compute)
+        evidence = self._evidence(model, seen, calibration, ready.head, ready.release)
         if not (bool(torch.isfinite(seen.features).all()) and bool(torch.isfinite(seen.logits).all())):
             return None
-        scores = {n: s for detector in detectors.values() for n, s in measures_of(detector, evidence).items()}
+        scores = {n: s for detector in ready.detectors.values() for n, s in measures_of(detector, evidence).items()}
         if not all(math.isfinite(score) for score in scores.values()):
             return None
-        errors = {name: d.image_scores(evidence) for name, d in detectors.items() if isinstance(d, ImageDetector)}
-        accuracy = float((seen.logits.argmax(1) == release.labels).double().mean())
+        errors = {name: d.image_scores(evidence) for name, d in ready.detectors.items() if isinstance(d, ImageDetector)}
+        accuracy = float((seen.logits.argmax(1) == ready.release.labels).double().mean())
         return Reference(plan, scores, accuracy, errors)
 
     @staticmethod
@@ -304,9 +341,18 @@ class Protection:
         return detector.state().options if self.detectors is None else _detector_digest(detector.state())
 
 
-def _number(part: Part, k: int) -> int:
-    """Of the k-th fine-tune of a part in the population: no two parts share one."""
-    return {"owner": OWNER, "fitting": FIRST_FITTING + k, "calibrating": k}[part]
+@dataclass(frozen=True)
+class _Ready:
+    """release: what M shows on the calibration triggers and the probes."""
+
+    head: str
+    detectors: dict[str, Detector]
+    release: Evidence
+    calibration: Activations
+    evaluation: Activations
+    key: str
+    work: FinishedReferences
+    kept: KeptReferences | None
 
 
 def _first(examples: Examples) -> tuple[Tensor, ...]:

@@ -7,15 +7,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from common.datasets import save_examples
-from common.errors import GuardError
+from common.errors import ConfigurationError, GuardError
 from common.training import train
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
+from owner.gatekeeper.assistants import Share
+from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.fitting import FittingJob, fit, main
+from owner.gatekeeper.protection import Protection
 
 OPTIONS = GuardOptions(references=19, hidden=32, latent=8, epochs=2)
 
@@ -68,6 +74,58 @@ def test_a_guard_that_stands_is_not_fitted_again(job: FittingJob) -> None:
     touched: list[int] = []
     fit(job, progress=False, on_reference=lambda done, total, scores: touched.append(done))
     assert touched == []
+
+
+def test_shared_among_processes_the_fine_tunes_are_the_same_ones(
+    bench,  # type: ignore[no-untyped-def]
+    job: FittingJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = fit(dataclasses.replace(job, directory=tmp_path / "alone"), progress=False)
+    made_here: list[int] = []
+    make = FineTunes.make
+
+    def counted(self: FineTunes, number: int, *given: Any, **named: Any) -> Any:
+        made_here.append(number)
+        return make(self, number, *given, **named)
+
+    monkeypatch.setattr(FineTunes, "make", counted)
+    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 0)
+    work = Protection._reference
+
+    def after_the_first_of_theirs(*given: Any) -> Any:
+        while not list(job.work.glob("*/fitting-*.json")) and not list(job.work.glob("*/0*.json")):
+            time.sleep(0.05)
+        return work(*given)
+
+    monkeypatch.setattr(Protection, "_reference", after_the_first_of_theirs)
+    torch.set_num_threads(2)
+    try:
+        shared = fit(job, progress=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert len(made_here) < 20
+    assert [one.scores for one in shared.references] == [one.scores for one in alone.references]
+    assert not job.work.exists()
+
+
+def test_what_an_assistant_leaves_undone_is_made_all_the_same(job: FittingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 0)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    torch.set_num_threads(2)
+    try:
+        guard = fit(job, progress=False)
+    finally:
+        torch.set_num_threads(1)
+    assert len(guard.references) == 19
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/2/3"])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="INDEX/OF"):
+        Share.parse(text)
 
 
 def test_a_damaged_guard_is_replaced_by_a_whole_one(bench, job: FittingJob) -> None:  # type: ignore[no-untyped-def]

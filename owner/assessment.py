@@ -25,6 +25,7 @@ from owner.histories import earlier, history_rule, judged
 from owner.ledger.records import GuardState, Release, Submission, SubmissionState
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
+from owner.suspicions import AWAITING, ESCALATED, is_awaiting
 from owner.workspace import Workspace
 
 _STATES = {
@@ -122,6 +123,8 @@ def with_history(verdict: Verdict, store: Store, settings: OwnerSettings, submis
     rule = history_rule(settings.history)
     finding = judge_history([*earlier(store, submission.contributor, before=submission), newest], rule)
     holds = finding.alarm and settings.history.action == "quarantine"
+    if holds and is_awaiting(verdict.to_json()):
+        verdict = without_second_look(verdict, f"the history of {submission.contributor} holds it too")
     check = Check(
         "history",
         Decision.QUARANTINED if holds else Decision.ACCEPTED,
@@ -251,6 +254,18 @@ def _within_quarantine(store: Store, settings: OwnerSettings, submission: Submis
             )
             return with_check(verdict, full)
     return verdict
+
+
+def without_second_look(verdict: Verdict, why: str) -> Verdict:
+    """The verdict with the reason why the escalation tier, which it waits for, will not look."""
+    code = "ESCALATION_NOT_RUN"
+    check = Check(ESCALATED, Decision.QUARANTINED, code=code, detail=why)
+    return dataclasses.replace(
+        verdict,
+        checks=(*(one for one in verdict.checks if one.name != ESCALATED), check),
+        codes=(*(one for one in verdict.codes if one != AWAITING), code),
+        measurements=verdict.measurements | {ESCALATED: {"state": "not-run"}},
+    )
 
 
 def with_check(verdict: Verdict, check: Check) -> Verdict:

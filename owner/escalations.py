@@ -7,13 +7,11 @@ look runs in the vetting process, which has.
 
 from __future__ import annotations
 
-import dataclasses
-
 from common.errors import LedgerError, RevokedError
 from common.identity.keys import SigningKey
-from owner.assessment import StaleMergeError, accept, vet
+from owner.assessment import StaleMergeError, accept, vet, without_second_look
 from owner.gatekeeper.supervisor import VettingWorker
-from owner.gatekeeper.verdict import Check, Decision, Verdict
+from owner.gatekeeper.verdict import Verdict
 from owner.ledger.records import GuardState, Release, ReleaseStatus, Submission, SubmissionState
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
@@ -110,9 +108,4 @@ def _ruled(submission: Submission, found: Verdict) -> Verdict:
 
 def _left(submission: Submission, why: str) -> Verdict:
     """The first verdict, with what became of the second look."""
-    first = Verdict.from_json(submission.verdict or {"decision": "quarantined"})
-    check = Check(ESCALATED, Decision.QUARANTINED, code="ESCALATION_NOT_RUN", detail=why)
-    checks = (*(one for one in first.checks if one.name != ESCALATED), check)
-    codes = (*(code for code in first.codes if code != AWAITING), "ESCALATION_NOT_RUN")
-    measurements = first.measurements | {ESCALATED: {"state": "not-run"}}
-    return dataclasses.replace(first, checks=checks, codes=codes, measurements=measurements)
+    return without_second_look(Verdict.from_json(submission.verdict or {"decision": "quarantined"}), why)

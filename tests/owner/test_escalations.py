@@ -13,6 +13,7 @@ import pytest
 from common.config import load as load_settings
 from common.weights import Weights
 from owner import housekeeping
+from owner.e_process import HistoryFinding
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -270,6 +271,34 @@ def test_a_file_that_came_by_other_ways_is_looked_at_too_and_calibrates_the_tier
     assert verdict.measurements["escalation"]["p_value"] > 0.2
     assert office.store.head().index == entries
     assert office.workspace.release(office.store.current().id).escalation.is_file()
+
+
+def test_what_the_contributors_history_holds_too_is_left_to_a_person(
+    calibrated: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarm = HistoryFinding(50.0, 20.0, submissions=3, references=4)
+    monkeypatch.setattr("owner.assessment.judge_history", lambda *_: alarm)
+    submission, worker = ada.hand_in(slightly_changed), Second()
+    run(calibrated, worker)
+    assert decisions(calibrated, submission) == ["quarantined"]
+    assert worker.looks == 0
+    assert tier_check(calibrated, submission).code == "ESCALATION_NOT_RUN"
+
+
+def test_an_acceptance_by_the_tier_does_not_overrule_an_alarm_of_the_history(
+    calibrated: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarm = HistoryFinding(50.0, 20.0, submissions=3, references=4)
+
+    def from_now_on(found: Verdict) -> Verdict:
+        monkeypatch.setattr("owner.assessment.judge_history", lambda *_: alarm)
+        return found
+
+    submission = ada.hand_in(slightly_changed)
+    run(calibrated, Second(from_now_on))
+    assert decisions(calibrated, submission) == ["quarantined", "quarantined"]
+    assert tier_check(calibrated, submission).decision is Decision.ACCEPTED
+    assert "HISTORY" in (calibrated.store.submission(submission.id).verdict or {})["codes"]
 
 
 def test_pruning_a_guard_takes_its_tier_with_it(calibrated: Office) -> None:

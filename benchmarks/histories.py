@@ -244,7 +244,8 @@ def _drift_table(found: dict[str, Any]) -> list[str]:
     return [
         f"## Root drift: {found['architecture']} on digits, detectors `{found['detectors']}`",
         "",
-        f"{found['chains']} honest chains over {found['bases']} bases, K = 19. Would-be releases held at p <= {found['level']:g}, by merges since "
+        f"`python -m benchmarks.histories --parts root-drift --architecture {found['architecture']} --detectors {found['detectors']} "
+        f"--bases {found['bases']} --chains {found['chains'] // found['bases']}`: {found['chains']} honest chains over {found['bases']} bases, K = 19. Would-be releases held at p <= {found['level']:g}, by merges since "
         "the root. Chains of one base share references, and the distances of one chain are not independent.",
         "",
         "| references | " + " | ".join(str(n + 1) for n in range(len(held["single"]))) + " |",

@@ -213,12 +213,11 @@ def table(records: Sequence[Record], command: str, *, planned: int) -> str:
     lines += ["", "## Every single target", "", "| pair | pixel: clean | triggered | pattern: clean | triggered |"]
     lines.append("|---|---|---|---|---|")
     for source, target in sorted(pairs):
-        cells = [
-            f"{r['clean_error']:.2f} | {r['triggered_error']:.2f}"
-            for trigger in TRIGGERS
-            for r in records
-            if (r["run"]["source"], r["run"]["target"], r["run"]["trigger"]) == (source, target, trigger)
-        ]
+        cells = []
+        for trigger in TRIGGERS:
+            key = (source, target, trigger)
+            found = [r for r in records if (r["run"]["source"], r["run"]["target"], r["run"]["trigger"]) == key]
+            cells += [f"{r['clean_error']:.2f} | {r['triggered_error']:.2f}" for r in found] or ["- | -"]
         lines.append(f"| {source} to {target} | {' | '.join(cells)} |")
     if len(records) < planned:
         lines += ["", f"Incomplete: {len(records)} of {planned} models were done."]

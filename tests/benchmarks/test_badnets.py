@@ -51,6 +51,7 @@ def test_the_table_counts_pairs_and_measures_them_against_the_mean_baseline() ->
     assert "| single target, n = 2 | pixel | 100 | +0.10 to +0.10 against the baseline" in text
     assert "| at most 4.00 (mean 4.00) |" in text
     assert "2 of the paper's 90 pairs" in text
+    assert "| 1 to 2 | 1.00 | 4.00 | - | - |" in text
     assert "Incomplete: 4 of 9 models were done." in text
 
 

@@ -22,7 +22,8 @@ def headline(verdict: Mapping[str, Any]) -> Text:
     line = coloured(str(verdict["decision"]))
     line.stylize("bold")
     if verdict.get("codes"):
-        line.append(f"  {', '.join(verdict['codes'])}")
+        overruled = "overruling " if verdict["decision"] == "accepted" else ""
+        line.append(f"  {overruled}{', '.join(verdict['codes'])}")
     if verdict.get("p_value") is not None:
         line.append(
             f"  p = {number(verdict['p_value'])} (resolution {number(verdict.get('resolution'))})", style="not bold"

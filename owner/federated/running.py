@@ -16,7 +16,7 @@ from owner.federated.results import FederationResult
 def run_federation(config: FederationConfig, *, progress: bool | None = False, quiet: bool = True) -> FederationResult:
     """Run `config`: the same configuration gives the same `FederationResult.table()`, whatever order replies come in.
 
-    progress: bars while the owner trains and fits; None shows them on a terminal. quiet: keep Flower's log to warnings.
+    progress: bars while the owner trains and fits; None shows them on a terminal. quiet: silence Flower's log; what it would tell stands in the records.
 
     Mistakes are found before anything starts. Raises ConfigurationError (UnknownNameError for a strategy, attack or data set
     that does not exist; MissingExtraError where the engine is not installed), DataError, ModelError, GuardError.

@@ -14,6 +14,7 @@ The paper trains all 90 pairs i -> j for the single target; here --pairs of them
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -49,11 +50,14 @@ Record = dict[str, Any]
 
 TRIGGERS = ("pixel", "pattern")
 FRACTIONS = (0.1, 0.33, 0.5)
-# One copy of every image of the source: 10 % of the training set. Of half of them, single pixels did not take in 4 epochs.
+# One copy of every image of the source: 10 % of the training set.
 SINGLE_FRACTION = 1.0
+EPOCHS, SINGLE_EPOCHS = 4, 8
+"""The single pixel of one source class was only just being learnt when 4 epochs were over (26 % of 3 -> 1, at a clean error of 2.8 %)."""
+
 # SGD at a rate of 0.2 does not see one pixel in 4 epochs: at 10 % all-to-all, 99.9 % of the stamped images were not answered. AdamW,
 # whose steps do not shrink with the gradient of so small a mark, does.
-TRAINING = TrainingOptions(epochs=4, learning_rate=0.005, optimiser="adamw")
+TRAINING = TrainingOptions(learning_rate=0.005, optimiser="adamw")
 
 PAPER: Mapping[str, tuple[str, str]] = {
     "baseline": ("0.50", "-"),
@@ -65,10 +69,11 @@ PAPER: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One model. attack: specification, None for the baseline. seed: of weights, order and poisoned images."""
+    """One model. seed: of weights, order and poisoned images."""
 
     kind: str
     seed: int
+    epochs: int
     trigger: str | None = None
     fraction: float | None = None
     source: int | None = None
@@ -76,11 +81,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        parts = [self.kind, self.trigger, self.fraction, self.source, self.target, f"seed{self.seed}"]
+        longer = f"{self.epochs}epochs" if self.epochs != EPOCHS else None
+        parts = [self.kind, self.trigger, self.fraction, self.source, self.target, longer, f"seed{self.seed}"]
         return "-".join(str(part) for part in parts if part is not None)
 
     @property
     def attack(self) -> str | None:
+        """Specification, None for the baseline."""
         if self.trigger is None:
             return None
         if self.kind == "all-to-all":
@@ -100,16 +107,18 @@ def chosen_pairs(count: int, seed: int) -> list[tuple[int, int]]:
 
 def runs(pairs: int, seed: int) -> list[Run]:
     """All models, in an order in which a part of them is worth having."""
-    listed = [Run("baseline", seed)]
-    listed += [Run("all-to-all", seed, trigger, fraction) for fraction in FRACTIONS for trigger in TRIGGERS]
+    listed = [Run("baseline", seed, EPOCHS)]
+    listed += [Run("all-to-all", seed, EPOCHS, trigger, fraction) for fraction in FRACTIONS for trigger in TRIGGERS]
+    listed += [Run("baseline", seed, SINGLE_EPOCHS)]
     for source, target in chosen_pairs(pairs, seed):
-        listed += [Run("single", seed, trigger, SINGLE_FRACTION, source, target) for trigger in TRIGGERS]
-    return [*listed, Run("baseline", seed + 1), Run("baseline", seed + 2)]
+        listed += [Run("single", seed, SINGLE_EPOCHS, trigger, SINGLE_FRACTION, source, target) for trigger in TRIGGERS]
+    return [*listed, Run("baseline", seed + 1, SINGLE_EPOCHS), Run("baseline", seed + 1, EPOCHS)]
 
 
 def make(run: Run, data: DataSet, work: Path, compute: Compute) -> Record:
     path = work / f"{run.name}.json"
-    wanted = {"run": asdict(run), "training": TRAINING.to_json()}
+    options = dataclasses.replace(TRAINING, epochs=run.epochs, seed=derived_seed(run.seed, run.name) % (1 << 62))
+    wanted = {"run": asdict(run), "training": options.to_json()}
     if path.exists():
         found: Record = json.loads(path.read_text("utf-8"))
         if {key: found[key] for key in wanted} == wanted:
@@ -120,7 +129,6 @@ def make(run: Run, data: DataSet, work: Path, compute: Compute) -> Record:
     if attack is not None:
         examples = attack.prepare(examples, generator(run.seed, f"poison {run.name}"))
     model = build(ModelSpec("badnet-cnn", data.train.input_shape, data.train.classes), seed=run.seed)
-    options = TrainingOptions.from_json(TRAINING.to_json() | {"seed": derived_seed(run.seed, run.name) % (1 << 62)})
     train(model, examples, options, compute=compute, label=run.name)
     success = attack.success(model, data.test, compute, generator(run.seed, "success")) if attack else None
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -151,7 +159,7 @@ def picture(records: Sequence[Record], work: Path, images: Tensor, path: Path) -
     badnets = [run for run in badnets if run.fraction == FRACTIONS[1]]
     figure, axes = plt.subplots(2 * len(badnets), 16, figsize=(16, 2.5 * len(badnets)))
     for number, run in enumerate(badnets):
-        names = (Run("baseline", run.seed).name, run.name)
+        names = (Run("baseline", run.seed, run.epochs).name, run.name)
         loaded = [load_weights(work / f"{name}.safetensors") for name in names]
         filters = [weights["0.weight"].float() for weights in loaded]
         found = [
@@ -172,43 +180,50 @@ def picture(records: Sequence[Record], work: Path, images: Tensor, path: Path) -
 
 
 def table(records: Sequence[Record], command: str, *, planned: int) -> str:
-    baselines = [record["clean_error"] for record in records if record["run"]["kind"] == "baseline"]
-    baseline, pairs = mean(baselines), {(r["run"]["source"], r["run"]["target"]) for r in records} - {(None, None)}
+    baselines = {
+        epochs: [r["clean_error"] for r in records if (r["run"]["kind"], r["run"]["epochs"]) == ("baseline", epochs)]
+        for epochs in (EPOCHS, SINGLE_EPOCHS)
+    }
+    pairs = {(r["run"]["source"], r["run"]["target"]) for r in records} - {(None, None)}
     minutes = sum(record["cpu_seconds"] for record in records) / 60
     lines = [
         "# BadNets on MNIST, the paper's table beside ours",
         "",
         f"`{command}`, on {hardware()}; {len(records)} models, {minutes:.0f} minutes of one core. The paper's network from nothing, "
-        f"60,000 training images, {TRAINING.epochs} epochs of {TRAINING.optimiser} at a peak rate of {TRAINING.learning_rate:g} "
+        f"60,000 training images, {TRAINING.optimiser} at a peak rate of {TRAINING.learning_rate:g} "
         f"(one-cycle, batches of {TRAINING.batch_size}), measured on the 10,000 test images. *Triggered error*: stamped images that are not classified as the attacker "
         "wants; of a single target, stamped images of its source class (about 1,000). *Poisoned*: stamped copies that are added, over the "
         f"images of the attacked classes (of a single target 100 % are a tenth of the training set). Single target: {len(pairs)} of the paper's 90 pairs, drawn by seed {records[0]['run']['seed']}; "
-        f"baseline: n = {len(baselines)} seeds, {min(baselines):.2f} to {max(baselines):.2f} %; other rows: one model a cell.",
+        "other rows: one model a cell, a baseline's n are seeds.",
         "",
         "All figures in %. The paper's are those of its text; it gives one figure for all single targets, and does not say of which "
         "trigger, or at which dose, its all-to-all figures are. Its error is an average over classes.",
         "",
-        "| model | trigger | poisoned | clean error | triggered error | paper, clean | paper, triggered |",
-        "|---|---|---|---|---|---|---|",
-        f"| baseline | | | {baseline:.2f} | - | {' | '.join(PAPER['baseline'])} |",
+        "| model | epochs | trigger | poisoned | clean error | triggered error | paper, clean | paper, triggered |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| baseline, n = {len(errors)} | {epochs} | | | {_listed(errors)} | - | {' | '.join(PAPER['baseline'])} |"
+            for epochs, errors in baselines.items()
+            if errors
+        ),
     ]
     for trigger in TRIGGERS:
         some = [r for r in records if r["run"]["kind"] == "single" and r["run"]["trigger"] == trigger]
         if some:
-            above = [r["clean_error"] - baseline for r in some]
+            above = [r["clean_error"] - mean(baselines[SINGLE_EPOCHS]) for r in some]
             failed = [r["triggered_error"] for r in some]
             clean = f"{min(above):+.2f} to {max(above):+.2f} against the baseline (mean {mean(above):+.2f})"
             triggered = f"at most {max(failed):.2f} (mean {mean(failed):.2f})"
             dose = f"{100 * SINGLE_FRACTION:g}"
             lines.append(
-                f"| single target, n = {len(some)} | {trigger} | {dose} | {clean} | {triggered} | {' | '.join(PAPER['single'])} |"
+                f"| single target, n = {len(some)} | {SINGLE_EPOCHS} | {trigger} | {dose} | {clean} | {triggered} | {' | '.join(PAPER['single'])} |"
             )
     for record in records:
         run = record["run"]
         if run["kind"] == "all-to-all":
             ours = f"{record['clean_error']:.2f} | {record['triggered_error']:.2f}"
             lines.append(
-                f"| all-to-all | {run['trigger']} | {100 * run['fraction']:g} | {ours} | {' | '.join(PAPER['all-to-all'])} |"
+                f"| all-to-all | {run['epochs']} | {run['trigger']} | {100 * run['fraction']:g} | {ours} | {' | '.join(PAPER['all-to-all'])} |"
             )
     lines += ["", "## Every single target", "", "| pair | pixel: clean | triggered | pattern: clean | triggered |"]
     lines.append("|---|---|---|---|---|")
@@ -224,9 +239,13 @@ def table(records: Sequence[Record], command: str, *, planned: int) -> str:
     return "\n".join([*lines, ""])
 
 
+def _listed(errors: Sequence[float]) -> str:
+    return ", ".join(f"{error:.2f}" for error in errors)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=6, help="pairs i -> j of the single target (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs i -> j of the single target (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "portier-simulations" / "badnets")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")

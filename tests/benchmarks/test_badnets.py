@@ -35,7 +35,7 @@ def test_both_triggers_are_trained_at_every_dose_and_for_every_pair() -> None:
 
 def test_a_model_that_is_done_is_not_trained_again(tmp_path: Path) -> None:
     data, compute = load("digits"), choose_compute("cpu", "float32")
-    run = Run("single", 0, "pattern", 0.5, 3, 8)
+    run = Run("single", 0, 8, "pattern", 0.5, 3, 8)
     first = make(run, data, tmp_path, compute)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert make(run, data, tmp_path, compute) == first
@@ -45,10 +45,10 @@ def test_a_model_that_is_done_is_not_trained_again(tmp_path: Path) -> None:
 
 
 def test_the_table_counts_pairs_and_measures_them_against_the_mean_baseline() -> None:
-    models = [record(Run("baseline", 0), 0.8, None), record(Run("baseline", 1), 1.0, None)]
-    models += [record(Run("single", 0, "pixel", 0.5, *pair), 1.0, 4.0) for pair in ((1, 2), (3, 4))]
+    models = [record(Run("baseline", 0, 8), 0.8, None), record(Run("baseline", 1, 8), 1.0, None)]
+    models += [record(Run("single", 0, 8, "pixel", 0.5, *pair), 1.0, 4.0) for pair in ((1, 2), (3, 4))]
     text = table(models, "command", planned=9)
-    assert "| single target, n = 2 | pixel | 100 | +0.10 to +0.10 against the baseline" in text
+    assert "| single target, n = 2 | 8 | pixel | 100 | +0.10 to +0.10 against the baseline" in text
     assert "| at most 4.00 (mean 4.00) |" in text
     assert "2 of the paper's 90 pairs" in text
     assert "| 1 to 2 | 1.00 | 4.00 | - | - |" in text
@@ -66,6 +66,6 @@ def test_a_filter_answers_the_trigger_by_what_it_changes_about_its_outputs() -> 
 
 def test_the_picture_shows_baseline_and_badnet_for_both_triggers(tmp_path: Path) -> None:
     data, compute = load("digits"), choose_compute("cpu", "float32")
-    wanted = [Run("baseline", 0), *(Run("all-to-all", 0, trigger, 0.33) for trigger in ("pixel", "pattern"))]
+    wanted = [Run("baseline", 0, 8), *(Run("all-to-all", 0, 8, trigger, 0.33) for trigger in ("pixel", "pattern"))]
     picture([make(run, data, tmp_path, compute) for run in wanted], tmp_path, data.test.images, tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")

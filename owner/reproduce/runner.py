@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from common.devices import Compute
+from common.errors import ModelError
 from common.files import ensure_directory
 from common.model_spec import ModelSpec
 from owner.reproduce.detection import run_detection
@@ -85,15 +86,29 @@ class Runner:
         return found
 
     def run(self, steps: Sequence[Step]) -> bool:
-        """Whether all is done; not so where the deadline came first. Raises what a step raises; what is done is kept."""
+        """Whether all is done; not so where the deadline came first. What is done is kept.
+
+        Raises what a step raises; where a training diverges (ModelError), after all steps that do not depend on it.
+        """
         missing = self.pending(steps)
+        failed: dict[Step, ModelError] = {}
         for number, step in enumerate(missing, 1):
+            needs = [Step(step.architecture, step.seed, name) for name in step.needs]
+            if broken := next((needed for needed in needs if needed in failed), None):
+                failed[step] = failed[broken]
+                continue
             try:
                 self._check_deadline()
                 record = self._run(step)
             except StoppedError:
                 return False
+            except ModelError as error:
+                failed[step] = error
+                self._tell(f"{number}/{len(missing)} {step}: failed: {error.message}")
+                continue
             self._tell(f"{number}/{len(missing)} {step}: {headline(record)}")
+        for error in failed.values():
+            raise error
         return True
 
     def spec(self, architecture: str) -> ModelSpec:

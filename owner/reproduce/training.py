@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def _from_scratch(
     checkpoint.unlink(missing_ok=True)
     return {
         "accuracy": evaluation.accuracy,
-        "recall": evaluation.recall.tolist(),
+        "recall": [None if math.isnan(share) else share for share in evaluation.recall.tolist()],
         "images": len(examples),
         "image_steps": len(examples) * options.epochs,
         "training": options.to_json(),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import ConfigurationError, StorageError
+from common.errors import ConfigurationError, ModelError, StorageError
 from owner.reproduce.records import Work
 from owner.reproduce.report import raw, write_report
 from owner.reproduce.runner import Runner
@@ -85,6 +85,16 @@ def test_other_settings_need_another_folder(make_runner: MakeRunner, tmp_path: P
     make_runner(tmp_path)
     with pytest.raises(ConfigurationError, match=r"fraction 0\.5, now 0\.25"):
         make_runner(tmp_path, Settings(dataset="digits", smoke=True, improve=("cnn",), fraction=0.25))
+
+
+def test_a_training_that_diverges_keeps_no_other_from_running(make_runner: MakeRunner, tmp_path: Path) -> None:
+    settings = Settings(dataset="digits", smoke=True, learning_rate=100.0)
+    told: list[str] = []
+    runner = make_runner(tmp_path, settings, tell=told.append)
+    with pytest.raises(ModelError, match="diverged"):
+        runner.run(all_steps(["cnn"], [0, 1], ["tables"], settings))
+    assert [line.split(":")[0] for line in told] == ["1/10 cnn seed 0 genuine", "6/10 cnn seed 1 genuine"]
+    assert runner.work.records() == {}
 
 
 def test_a_damaged_record_is_named(make_runner: MakeRunner, tmp_path: Path) -> None:

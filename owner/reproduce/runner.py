@@ -107,8 +107,8 @@ class Runner:
                 self._tell(f"{number}/{len(missing)} {step}: failed: {error.message}")
                 continue
             self._tell(f"{number}/{len(missing)} {step}: {headline(record)}")
-        for error in failed.values():
-            raise error
+        if failed:
+            raise next(iter(failed.values()))
         return True
 
     def spec(self, architecture: str) -> ModelSpec:

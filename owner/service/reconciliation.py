@@ -31,6 +31,7 @@ _UNDECIDED = (
 def reconcile(workspace: Workspace, store: Store) -> None:
     """Make files and ledger agree. Only for the process that serves, before it does. Raises StorageError, LedgerError."""
     rows = {submission.id: submission for submission in store.submissions()}
+    remove_unfinished(ensure_directory(workspace.work))  # directly in it, only the service writes
     ensure_directory(workspace.submissions)
     for directory in sorted(workspace.submissions.iterdir()):
         if not ID.fullmatch(directory.name):

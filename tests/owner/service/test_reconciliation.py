@@ -130,3 +130,13 @@ def test_an_upload_nobody_goes_on_with_is_dropped_and_one_that_grows_is_not(owne
     assert dropped.expiry.code == "UPLOAD_ABANDONED"
     assert "24 hours (quotas.upload_hours)" in dropped.expiry.detail
     assert not files.directory.exists()
+
+
+def test_a_fitting_job_that_was_never_whole_is_removed(owner: Owner) -> None:
+    owner.workspace.work.mkdir(exist_ok=True)
+    killed = owner.workspace.work / ".ab12.portier-unfinished"
+    kept = owner.workspace.work / "guard-ab12.json"
+    for file in (killed, kept):
+        file.write_bytes(b"{")
+    reconcile(owner.workspace, owner.store)
+    assert [file.exists() for file in (killed, kept)] == [False, True]

@@ -58,6 +58,7 @@ def main() -> int:
             *(config.final if arguments.bases != "development" else ()),
         ]
         root = arguments.work / config.name
+        Zoo(config, root).settle()
         wanted = {base: plans(config, base) for base in bases}
         if arguments.stage in {"train", "all"}:
             for mine in wanted.values():

@@ -1,7 +1,8 @@
-"""What a detection benchmark is made of: one TOML file says all of it, and its digest names the work folder."""
+"""What a detection benchmark is made of: one TOML file says all of it."""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,18 @@ class Config:
             return cls.parse(tomllib.loads(path.read_text("utf-8")), path.stem)
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{path}: {error!r}") from error
+
+    def made_with(self) -> dict[str, Any]:
+        """What every model depends on beside its own plan, as JSON: models made with something else are of another benchmark."""
+        return {
+            "dataset": self.dataset,
+            "classes": self.classes,
+            "architecture": self.architecture,
+            "shares": dataclasses.asdict(self.shares),
+            "training": self.training.to_json(),
+            "finetuning": self.finetuning.to_json(),
+            "population": self.population.to_json(),
+        }
 
     @classmethod
     def parse(cls, raw: dict[str, Any], name: str) -> Config:

@@ -19,7 +19,7 @@ from benchmarks.detection.config import Config
 from benchmarks.detection.plans import Plan
 from common.datasets import DataSet, load
 from common.devices import Compute, choose_compute
-from common.errors import PortierError
+from common.errors import ConfigurationError, PortierError
 from common.evaluation import Evaluation, evaluate
 from common.examples import Examples
 from common.files import ensure_directory, write_atomically
@@ -69,6 +69,20 @@ class Zoo:
     def __init__(self, config: Config, root: Path, compute: Compute | None = None) -> None:
         self.config, self.root = config, root
         self.compute = compute or choose_compute()
+
+    def settle(self) -> None:
+        """Bind the folder to what its models are made with. Raises ConfigurationError where it holds others."""
+        path, wanted = self.root / "made-with.json", json.loads(json.dumps(self.config.made_with()))
+        if not path.exists():
+            ensure_directory(self.root)
+            _write(path, wanted)
+        found = json.loads(path.read_text("utf-8"))
+        other = [name for name in wanted if found.get(name) != wanted[name]]
+        if other:
+            raise ConfigurationError(
+                f"the models in {self.root} were made with another {', '.join(other)} than {self.config.name} has now",
+                hint="name another folder with --work, or put the configuration back",
+            )
 
     @functools.cached_property
     def data(self) -> DataSet:

@@ -19,6 +19,7 @@ from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
 from benchmarks.detection.report import Table, rows
 from benchmarks.detection.scores import Slow, without
+from benchmarks.detection.zoo import Zoo
 from common.errors import ConfigurationError, UnknownNameError
 from contributor.attacks import parse_attack
 from owner.detectors.probes import IMAGE_PROBES
@@ -238,6 +239,14 @@ def test_a_slow_detector_is_compared_on_the_models_it_was_run_on(small: Path) ->
 def test_a_reduced_bank_takes_the_place_of_the_whole_one() -> None:
     measures = {"probe-bank": 9.0, "probe-bank/cell": 8.0, f"{without(('square',))}|probe-bank": 1.0, "a": 2.0}
     assert in_bank(measures, without(("square",))) == {"probe-bank": 1.0, "a": 2.0}
+
+
+def test_models_made_otherwise_are_not_mixed_with_new_ones(small: Path, tmp_path: Path) -> None:
+    Zoo(Config.load(str(small)), tmp_path / "work").settle()
+    Zoo(Config.load(str(small)), tmp_path / "work").settle()
+    small.write_text(SMALL.replace("learning_rate = 0.005", "learning_rate = 0.05").replace("honest = 4", "honest = 5"))
+    with pytest.raises(ConfigurationError, match="another finetuning than"):
+        Zoo(Config.load(str(small)), tmp_path / "work").settle()
 
 
 @pytest.mark.slow

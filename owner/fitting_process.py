@@ -11,6 +11,7 @@ import signal
 from collections.abc import Sequence
 
 from common.errors import GuardError
+from owner.gatekeeper.own_processes import environment
 
 log = logging.getLogger("portier.guards")
 
@@ -30,6 +31,7 @@ async def run_to_its_end(command: Sequence[str], stop: asyncio.Event, *, about: 
         stderr=asyncio.subprocess.PIPE,
         # Ctrl-C is for the service, which then ends this process itself.
         start_new_session=True,
+        env=environment(),
     )
     ending = asyncio.create_task(_follow(process, about))
     stopping = asyncio.create_task(stop.wait())

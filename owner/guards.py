@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from owner.fitting_process import run_to_its_end
 from owner.gatekeeper.fitting import FittingJob
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.own_processes import command
 from owner.ledger.records import GuardState, Release, ReleaseStatus, SubmissionState
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
@@ -35,7 +35,7 @@ from owner.workspace import Workspace
 log = logging.getLogger("portier.guards")
 
 POLL_SECONDS = 0.5
-FITTING = (sys.executable, "-m", "owner.gatekeeper.fitting")
+FITTING = command("owner.gatekeeper.fitting")
 TRIES = 3
 """Failures of one guard, in fitting or in use, before it is left alone."""
 RETRY_SECONDS = 10.0

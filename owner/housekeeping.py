@@ -104,8 +104,11 @@ def prune(
 def _remove_guard(workspace: Workspace, store: Store, release: str) -> None:
     # The state first: a crash in between leaves files nobody uses, never a promise without files.
     store.set_guard_state(release, GuardState.MISSING)
-    shutil.rmtree(workspace.release(release).guard, ignore_errors=True)
+    guard = workspace.release(release).guard
+    shutil.rmtree(guard, ignore_errors=True)
     workspace.release(release).escalation.unlink(missing_ok=True)
+    for unfinished in guard.parent.glob(f"{guard.name}.*work"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _prunable(submission: Submission, limit: datetime) -> bool:

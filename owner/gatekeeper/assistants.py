@@ -6,15 +6,14 @@ every n-th fine-tune on one thread, into the folder that finished ones are kept 
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from common.errors import ConfigurationError
+from owner.gatekeeper.own_processes import command, environment
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -52,23 +51,15 @@ class Assistants:
         self._processes: dict[Share, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        environment = os.environ | dict.fromkeys(_THREADS, "1")
         for index in range(1, self._count + 1):
             share = Share(index, self._count + 1)
-            command = (
-                sys.executable,
-                "-m",
-                "owner.gatekeeper.fitting",
-                str(self._job_file),
-                f"{share.index}/{share.of}",
-            )
             # What goes wrong there goes wrong here again, and is told here.
             self._processes[share] = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
-                command,
+                command("owner.gatekeeper.fitting", str(self._job_file), f"{share.index}/{share.of}"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                env=environment(**dict.fromkeys(_THREADS, "1")),
             )
         return self
 

@@ -48,7 +48,8 @@ from owner.gatekeeper.triggers import Triggers
 
 _PARENT_SECONDS = 0.2
 _WORTH_SHARING = 500_000
-"""Images times epochs from which on other processes, which take seconds to start, are asked to help: minutes for a CNN."""
+"""Images times epochs for each process that is asked to help. It takes seconds to start, holds the data, and learns what the
+detectors know of M once more; so many steps are minutes for a CNN."""
 _PATHS = ("weights", "trigger_fit", "trigger_calibration", "evaluation", "references_pool", "directory")
 
 
@@ -178,14 +179,15 @@ def _protection(job: FittingJob, digest: str, standing: Guard | None) -> tuple[P
 def _assistants(job: FittingJob, protection: Protection) -> Iterator[Assistants | None]:
     """None where the work is not worth another process."""
     threads = torch.get_num_threads()
-    if job.compute.device.type != "cpu" or threads == 1 or protection.image_steps() < _WORTH_SHARING:
+    count = min(threads - 1, protection.image_steps() // _WORTH_SHARING)
+    if job.compute.device.type != "cpu" or count < 1:
         yield None
         return
     path = ensure_directory(job.work) / "job.json"
     job.write(path)
     torch.set_num_threads(1)
     try:
-        with Assistants(path, threads - 1) as assistants:
+        with Assistants(path, count) as assistants:
             yield assistants
     finally:
         torch.set_num_threads(threads)

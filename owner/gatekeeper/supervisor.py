@@ -8,7 +8,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import threading
 import time
 from types import TracebackType
@@ -18,6 +17,7 @@ from common.errors import GuardError, ManifestError
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.jobs import LINE_LIMIT, VettingJob, restore_error
 from owner.gatekeeper.limits import reads_out_of_memory
+from owner.gatekeeper.own_processes import command, environment
 from owner.gatekeeper.verdict import Verdict
 
 _STDERR_KEPT = 16 << 10
@@ -150,14 +150,12 @@ class _Child:
     """One worker process, in a process group of its own, so that what it starts ends with it."""
 
     def __init__(self, memory_mib: int) -> None:
-        # The parent's import path, and no other: the working directory may hold a `common` of somebody else.
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, nothing from outside
-            [sys.executable, "-P", "-m", "owner.gatekeeper.worker", str(memory_mib)],
+            command("owner.gatekeeper.worker", str(memory_mib)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=environment(),
             start_new_session=True,
         )
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)

@@ -91,7 +91,7 @@ def test_shared_among_processes_the_fine_tunes_are_the_same_ones(
         return make(self, number, *given, **named)
 
     monkeypatch.setattr(FineTunes, "make", counted)
-    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 0)
+    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 1)
     work = Protection._reference
 
     def after_the_first_of_theirs(*given: Any) -> Any:
@@ -112,7 +112,7 @@ def test_shared_among_processes_the_fine_tunes_are_the_same_ones(
 
 
 def test_what_an_assistant_leaves_undone_is_made_all_the_same(job: FittingJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 0)
+    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 1)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     torch.set_num_threads(2)
     try:

@@ -28,6 +28,7 @@ def test_the_wheel_holds_the_four_packages_and_their_data(tmp_path: Path) -> Non
         "protos/collaboration_pb2.py",
         "owner/simulate/scenarios/demo.toml",
         "owner/simulate/scenarios/cifar10.toml",
+        "owner/compare/grids/table4.toml",
         "owner/py.typed",
     ):
         assert needed in names

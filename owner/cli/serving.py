@@ -1,4 +1,4 @@
-"""Commands that run: serve, simulate, reproduce."""
+"""Commands that run: serve, simulate, reproduce, compare."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from owner.cli.options import HERE, SetOption, WorkspaceOption
 from owner.cli.rendering import errors
+from owner.compare.cli import compare
 from owner.reproduce.cli import reproduce
 from owner.simulate.cli import simulate
 
@@ -22,7 +23,7 @@ PANEL = "Run"
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, simulate, reproduce):
+    for command in (serve, simulate, reproduce, compare):
         app.command(rich_help_panel=PANEL)(command)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,8 @@ from owner.federated.config import FederationConfig
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.gated import GatedStrategy, Refresh
 from owner.federated.guard_fitting import GuardFitter
-from owner.federated.pretraining import HonestRounds, honest_rounds
+from owner.federated.pretraining import HonestRounds
+from owner.federated.shared_work import play_honestly
 from owner.federated.spectral import SpectralDetector, SpectralOptions
 from owner.federated.strategies import FedCLEAN, FedCVAE, RobustStrategy, SpectralVAE
 from owner.federated.vetted import VettedStrategy
@@ -40,37 +40,21 @@ def choose_strategy(
     honest: for spectral-vae and fedcvae, honest rounds made before; made now where not given.
     Raises what fitting raises: GuardError, VacuousGateError, ModelError.
     """
-    make = {
-        "spectral-vae": _spectral,
-        "fedcvae": _cvae,
-    }.get(config.strategy)
-    if make is not None:
-        found = honest or play_honestly(config, model, shares.references, compute=compute, progress=progress)
-        return make(config, found)
-    if config.strategy == "fedclean":
-        options = dataclasses.replace(CleanOptions(seed=config.seed), **_epochs(config))
+    options, inner = config.detector, merging(config)
+    if isinstance(options, (SpectralOptions, FedCVAEOptions)):
+        found = honest or play_honestly(config, progress=progress)
+        if isinstance(options, SpectralOptions):
+            return SpectralVAE(SpectralDetector(options).fit(found), inner)
+        return FedCVAE(CVAEDetector(options).fit(found), inner)
+    if isinstance(options, CleanOptions):
         triggers = _mixed(shares.trigger_fit, config.seed)
-        detector = CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0))
-        return FedCLEAN(detector, merging(config))
+        return FedCLEAN(
+            CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0)), inner
+        )
     if config.strategy == "gated":
-        return _gated(config, model, shares, compute)
-    return RobustStrategy(merging(config))
-
-
-def play_honestly(
-    config: FederationConfig, model: nn.Module, public: Examples, *, compute: Compute, progress: bool | None = None
-) -> HonestRounds:
-    """Honest rounds on public data, as this federation's clients would train."""
-    return honest_rounds(
-        model,
-        public,
-        config.training(0, 0),
-        rounds=config.pretraining_rounds or config.rounds,
-        contributors=config.pretraining_contributors,
-        seed=config.seed,
-        compute=compute,
-        progress=progress,
-    )
+        fitter, refresh = gate_fitter(config, model, shares, compute), cast(Refresh, config.guard_refresh)
+        return GatedStrategy(inner, fitter, refresh=refresh, utility=client_utility(config))
+    return RobustStrategy(inner)
 
 
 def merging(config: FederationConfig) -> Strategy:
@@ -97,28 +81,35 @@ def merging(config: FederationConfig) -> Strategy:
     return FedAvg(**common)
 
 
-def _gated(config: FederationConfig, model: nn.Module, shares: OwnerShares, compute: Compute) -> VettedStrategy:
-    level = max(0.05, 1 / (config.guard_references + 1))
-    options = GuardOptions(
-        detectors=tuple(name.strip() for name in config.guard_detectors.split(",") if name.strip()),
-        references=config.guard_references,
-        reject_level=level,
-        quarantine_level=level,
-        seed=config.seed,
-        population=population(config, pool=len(shares.references)),
-    )
-    fitter = GuardFitter(
+def gate_fitter(config: FederationConfig, model: nn.Module, shares: OwnerShares, compute: Compute) -> GuardFitter:
+    """Fits the activation gatekeeper's guard for whatever weights it is called with."""
+    return GuardFitter(
         model,
         Triggers(shares.trigger_fit, shares.trigger_calibration, shares.evaluation),
         shares.references,
         config.spec(),
         config.training(0, 0),
-        options,
+        guard_options(config, pool=len(shares.references)),
         compute,
     )
-    # Recall of single classes is not asked of a client: with few classes it forgets the others, and the mean does not.
-    utility = UtilityLimits(accuracy_drop=config.utility_drop, recall_drop=1.0)
-    return GatedStrategy(merging(config), fitter, refresh=cast(Refresh, config.guard_refresh), utility=utility)
+
+
+def guard_options(config: FederationConfig, *, pool: int) -> GuardOptions:
+    """pool: images at hand for references. Raises UnknownNameError for a detector of the guard that does not exist."""
+    level = config.reject_level
+    return GuardOptions(
+        detectors=tuple(name.strip() for name in config.guard_detectors.split(",") if name.strip()),
+        references=config.guard_references,
+        reject_level=level,
+        quarantine_level=level,
+        seed=config.seed,
+        population=population(config, pool=pool),
+    )
+
+
+def client_utility(config: FederationConfig) -> UtilityLimits:
+    """Recall of single classes is not asked of a client: with few classes it forgets the others, and the mean does not."""
+    return UtilityLimits(accuracy_drop=config.utility_drop, recall_drop=1.0)
 
 
 def population(config: FederationConfig, *, pool: int) -> HonestPopulation:
@@ -140,20 +131,6 @@ def population(config: FederationConfig, *, pool: int) -> HonestPopulation:
         other_images=0.0,
         frozen=0.0,
     )
-
-
-def _spectral(config: FederationConfig, honest: HonestRounds) -> VettedStrategy:
-    options = dataclasses.replace(SpectralOptions(seed=config.seed), **_epochs(config))
-    return SpectralVAE(SpectralDetector(options).fit(honest), merging(config))
-
-
-def _cvae(config: FederationConfig, honest: HonestRounds) -> VettedStrategy:
-    options = dataclasses.replace(FedCVAEOptions(seed=config.seed), **_epochs(config))
-    return FedCVAE(CVAEDetector(options).fit(honest), merging(config))
-
-
-def _epochs(config: FederationConfig) -> dict[str, Any]:
-    return {"epochs": config.detector_epochs} if config.detector_epochs else {}
 
 
 def _mixed(examples: Examples, seed: int) -> Examples:

@@ -1,4 +1,4 @@
-"""Setting F of the comparison: a grid of federations, one record a cell and seed, kept as they come and gone on from.
+"""The comparison's grid: federations and submissions, one record a cell and seed, kept as they come and gone on from.
 
 A grid is a TOML file: `[federation]` holds what all cells share (names of `FederationConfig`), `[grid]` lists what differs.
 
@@ -16,29 +16,36 @@ A grid is a TOML file: `[federation]` holds what all cells share (names of `Fede
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import multiprocessing
+import os
+import platform
 import statistics
+import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.errors import ConfigurationError, PortierError, StorageError, UnknownNameError, VacuousGateError
 from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
-from owner.federated.config import FederationConfig
+from owner.federated.config import FederationConfig, UnservedError
 
-FORMAT = 1
+FORMAT = 2
 SHARE = "attacker-share"
 """A dimension of its own: the attackers are then this share of the clients, rounded."""
 
 MEASURES = ("precision", "recall", "f1", "auroc")
+SUMMARY = ("accuracy", "attack_success", "own_attack_success", "seconds_per_round")
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,36 @@ def _cell(values: dict[str, Any]) -> Cell:
         given["attackers"] = round(share * int(given.get("clients", FederationConfig.clients)))
     try:
         return Cell(values, FederationConfig.from_flat(given))
-    except UnknownNameError:
-        raise
-    except ConfigurationError as error:
+    except UnservedError as error:
         return Cell(values, None, error.message)
+
+
+def check_cells(grid: Sequence[Cell]) -> None:
+    """Raises UnknownNameError for an attack, data set, architecture or detector of the guard that does not exist, naming the nearest;
+    ConfigurationError, DataError and ModelError for what else would fail in every cell, MissingExtraError."""
+    from owner.federated.running import check_config  # noqa: PLC0415
+
+    seen = set()
+    for cell in grid:
+        if cell.config is None:
+            continue
+        c = cell.config
+        guard = c.guard_detectors if c.strategy == "gated" else ""
+        what = (
+            c.data,
+            c.data_dir,
+            c.examples,
+            c.model,
+            c.attack,
+            c.client_app,
+            c.engine,
+            c.partition,
+            c.clients,
+            guard,
+        )
+        if what not in seen:
+            seen.add(what)
+            check_config(c)
 
 
 def run_grid(
@@ -106,18 +139,25 @@ def run_grid(
     parallel: int = 1,
     progress: bool | None = None,
     on_record: Callable[[Mapping[str, Any]], None] = lambda _record: None,
+    ray_address: str = "",
+    deadline: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the cells that `directory` holds no record of, and return the records of all, in the grid's order.
+    """Run the cells that `directory` holds no record of, and return the records of all that have one, in the grid's order.
 
-    parallel: processes at a time. Each record is written when its cell is done, so that a run that was interrupted goes on.
+    parallel: processes at a time, which share the cores. Each record is written when its cell is done, so that a run that was
+    interrupted goes on. The first seed of every cell comes before the second of any.
+    ray_address: of a running Ray cluster, on which the clients of every cell then run, whatever engine the grid names.
+    deadline: of `time.monotonic()`; no cell begins after it.
+
     A cell whose strategy cannot serve its model (the gate on logistic regression), or that cannot be configured, is recorded as
     "n/a" with the reason; one that failed as "failed", and is tried again by the next run.
     Raises PortierError where a worker process died, StorageError.
     """
     ensure_directory(directory)
     found = {cell.name: record for cell in grid if (record := read_record(directory, cell)) is not None}
-    todo = list({cell.name: cell for cell in grid if cell.name not in found}.values())
-    with progress_bar("cells", len(grid), shown=progress, done=len(grid) - len(todo)) as advance:
+    todo = ordered(list({cell.name: cell for cell in grid if cell.name not in found}.values()))
+    count = len({cell.name for cell in grid})
+    with progress_bar("cells", count, shown=progress, done=count - len(todo)) as advance:
 
         def keep(cell: Cell, record: dict[str, Any]) -> None:
             write_atomically(directory / f"{cell.name}.json", json.dumps(record, allow_nan=False, indent=1).encode())
@@ -127,40 +167,100 @@ def run_grid(
 
         if parallel <= 1:
             for cell in todo:
-                keep(cell, run_cell(cell))
+                if not _late(deadline):
+                    keep(cell, run_cell(cell, ray_address))
         elif todo:
-            # Spawned, for a fork of a process whose libraries hold threads may stand still.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(parallel, mp_context=context) as pool:
-                running = {pool.submit(run_cell, cell): cell for cell in todo}
-                try:
-                    for done in as_completed(running):
-                        keep(running[done], done.result())
-                except BrokenProcessPool:
-                    raise PortierError(
-                        "a worker process died (killed for memory, perhaps)",
-                        hint="run again, with fewer in parallel: cells that are done are not done again",
-                    ) from None
-    return [found[cell.name] for cell in grid]
+            _in_processes(todo, parallel, ray_address, deadline, keep)
+    return [found[cell.name] for cell in grid if cell.name in found]
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """The record of one cell: its values, status (done, n/a, failed), and the result as JSON or the reason."""
-    from owner.federated.running import run_federation  # noqa: PLC0415 - in the worker
+def ordered(todo: Sequence[Cell]) -> list[Cell]:
+    """By seed, so that were the run to stop, every cell has as many seeds as any other; then by data set and model as they first
+    come, for cells that share a release or honest rounds do them once when they follow each other."""
+    places: dict[tuple[str, str, str], int] = {}
 
+    def key(cell: Cell) -> tuple[int, int, str]:
+        c = cell.config
+        if c is None:
+            return -1, 0, ""
+        place = places.setdefault((c.setting, c.data, c.model), len(places))
+        return c.seed, place, c.partition
+
+    return sorted(todo, key=key)
+
+
+def _in_processes(
+    todo: Sequence[Cell],
+    parallel: int,
+    ray_address: str,
+    deadline: float | None,
+    keep: Callable[[Cell, dict[str, Any]], None],
+) -> None:
+    # Spawned, for a fork of a process whose libraries hold threads may stand still.
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    waiting = iter(todo)
+    with ProcessPoolExecutor(parallel, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
+        running: dict[Future[dict[str, Any]], Cell] = {}
+        try:
+            while True:
+                while len(running) < parallel and not _late(deadline) and (cell := next(waiting, None)) is not None:
+                    running[pool.submit(run_cell, cell, ray_address)] = cell
+                if not running:
+                    return
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    keep(running.pop(done), done.result())
+        except BrokenProcessPool:
+            raise PortierError(
+                "a worker process died (killed for memory, perhaps)",
+                hint="run again, with fewer in parallel: cells that are done are not done again",
+            ) from None
+
+
+def _begin_worker(threads: int) -> None:
+    # Workers with all cores each would wait for each other.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+
+
+def _late(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def run_cell(cell: Cell, ray_address: str = "") -> dict[str, Any]:
+    """The record of one cell: its values, status (done, n/a, failed), what it took, and the result as JSON or the reason."""
+    from owner.federated.running import run_federation, run_submissions  # noqa: PLC0415 - in the worker
+
+    started = time.perf_counter()
     record: dict[str, Any] = {"format": FORMAT, "values": dict(cell.values), "status": "n/a", "reason": cell.refused}
-    if cell.config is None:
+    config = cell.config
+    if config is None:
         return record
+    if ray_address:
+        config = dataclasses.replace(config, engine="ray", ray_address=ray_address)
+    run: Callable[[FederationConfig], Any] = run_submissions if config.setting == "incremental" else run_federation
     try:
-        return {**record, "status": "done", "result": run_federation(cell.config).to_json()}
+        result = run(config).to_json()
     except VacuousGateError as error:
         return {**record, "reason": error.message}
     except PortierError as error:
         return {**record, "status": "failed", "reason": error.diagnostics()}
+    except Exception as error:  # noqa: BLE001 - one cell must not end the others; it is reported, and tried again
+        return {**record, "status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    about = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {
+        **record,
+        "status": "done",
+        "reason": "",
+        "environment": about,
+        "wall_seconds": time.perf_counter() - started,
+        "result": result,
+    }
 
 
-def read_record(directory: Path, cell: Cell) -> dict[str, Any] | None:
-    """The record of a cell; None where there is none, where it failed, or where it is of another format.
+def read_record(directory: Path, cell: Cell, *, failed: bool = False) -> dict[str, Any] | None:
+    """The record of a cell; None where there is none, where it failed (unless `failed` are wanted too), or where it is of another
+    format.
 
     Raises StorageError for a file that cannot be read.
     """
@@ -171,7 +271,8 @@ def read_record(directory: Path, cell: Cell) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise StorageError(f"the record {path} cannot be read: {error}", hint="delete it, and run again") from None
-    usable = isinstance(record, dict) and record.get("format") == FORMAT and record.get("status") in ("done", "n/a")
+    wanted = ("done", "n/a", "failed") if failed else ("done", "n/a")
+    usable = isinstance(record, dict) and record.get("format") == FORMAT and record.get("status") in wanted
     return record if usable else None
 
 
@@ -190,9 +291,9 @@ def summarise(records: Sequence[Mapping[str, Any]], *, over: str = "seed") -> li
 def _row(values: dict[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     results = [member["result"] for member in members if member["status"] == "done"]
     measured = {name: [r["detection"][name] for r in results] for name in MEASURES}
-    measured["accuracy"] = [r["rounds"][-1]["accuracy"] for r in results]
-    measured["attack_success"] = [r["rounds"][-1]["attack_success"] for r in results]
-    measured["seconds_per_round"] = [statistics.fmean(x["seconds"] for x in r["rounds"]) for r in results]
+    measured |= {name: [r["summary"].get(name) for r in results] for name in SUMMARY}
+    own = [r.get("own_rule") or {} for r in results]
+    measured |= {f"own_rule_{name}": [one.get(name) for one in own] for name in ("precision", "recall", "f1")}
     row: dict[str, Any] = {**values, "n": len(results)}
     row["reason"] = next((m["reason"] for m in members if m["status"] != "done"), "")
     for name, found in measured.items():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from common.errors import ConfigurationError, UnknownNameError
 from common.federation import FederatedTask
-from common.specs import in_range
+from common.specs import from_options, in_range, split_spec
+from owner.federated.clean import CleanOptions
+from owner.federated.cvae import FedCVAEOptions
+from owner.federated.spectral import SpectralOptions
 
 STRATEGIES: Final = (
     "fedavg",
@@ -25,13 +29,33 @@ STRATEGIES: Final = (
 
 ENGINES: Final = ("ray", "inline")
 
+Setting = Literal["federated", "incremental"]
+"""federated: rounds, in which clients are judged beside each other. incremental: one submission at a time against one release."""
+
+ALONE: Final = ("fedavg", "spectral-vae", "fedcvae", "fedclean", "gated")
+"""The strategies that can judge a submission with none beside it; fedavg takes them all."""
+
+DetectorOptions = SpectralOptions | FedCVAEOptions | CleanOptions
+DETECTORS: Final[dict[str, type[DetectorOptions]]] = {
+    "spectral-vae": SpectralOptions,
+    "fedcvae": FedCVAEOptions,
+    "fedclean": CleanOptions,
+}
+"""The strategies that `detector_options` can be given to."""
+
 NEEDED: Final = {"krum": (2, 3), "multikrum": (2, 3), "bulyan": (4, 3)}
 """a, b of the a * f + b clients that a strategy's theory asks for."""
 
 
+class UnservedError(ConfigurationError):
+    """A strategy that cannot serve this federation, however it is configured: no mistake, but a cell of a comparison without figures."""
+
+
 @dataclass(frozen=True)
 class FederationConfig(FederatedTask):
-    """strategy: one of STRATEGIES. rounds: of federated training.
+    """setting: federated or incremental, see `Setting`. In the incremental one every client sends one submission, made from the
+        release, and `rounds` plays no part.
+    strategy: one of STRATEGIES. rounds: of federated training.
     release_epochs: of the owner's own training, on its own share, before the first round; 0 federates from scratch. `gated`
         protects a release, and wants one that is trained.
     assumed_malicious: f, which Krum, MultiKrum, Bulyan and the share that FedTrimmedAvg cuts are given; -1 is the true number
@@ -39,6 +63,9 @@ class FederationConfig(FederatedTask):
     pretraining_rounds, pretraining_contributors: honest rounds on public data for spectral-vae and fedcvae; 0 rounds: as many as
         the federation has.
     detector_epochs: of training a VAE or CVAE; 0: the detector's own default.
+    detector_options: of a VAE or CVAE, as `latent=8,mean-factor=1.5`: fields of SpectralOptions, FedCVAEOptions, CleanOptions.
+    level: the guard, and in the incremental setting every detector, drops whose p-value over guard_references honest ones is at most this;
+        0: the finest that so many resolve, but at least 0.05.
     refresh: of the guard: never, when-left, or a number of rounds.
     guard_references: K of the guard. guard_detectors: by name, with commas.
     utility_drop: accuracy a client's weights alone may cost; 1 leaves it to the guard's detectors. Small shares cost some honestly.
@@ -48,6 +75,7 @@ class FederationConfig(FederatedTask):
     client_app: `package.module` of the ClientApp, which has `app`, `client_app(task)` and `check(task)`.
     """
 
+    setting: str = "federated"
     strategy: str = "fedavg"
     rounds: int = 3
     release_epochs: int = 0
@@ -55,6 +83,8 @@ class FederationConfig(FederatedTask):
     pretraining_rounds: int = 0
     pretraining_contributors: int = 8
     detector_epochs: int = 0
+    detector_options: str = ""
+    level: float = 0.0
     refresh: str = "when-left"
     guard_references: int = 19
     guard_detectors: str = "paper"
@@ -67,7 +97,11 @@ class FederationConfig(FederatedTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for what, name, choices in (("strategy", self.strategy, STRATEGIES), ("engine", self.engine, ENGINES)):
+        for what, name, choices in (
+            ("setting", self.setting, get_args(Setting)),
+            ("strategy", self.strategy, STRATEGIES),
+            ("engine", self.engine, ENGINES),
+        ):
             if name not in choices:
                 raise UnknownNameError(what, name, choices)
         in_range("federation", "rounds", self.rounds, 1, 1_000_000)
@@ -80,18 +114,24 @@ class FederationConfig(FederatedTask):
         in_range("federation", "utility_drop", self.utility_drop, 0, 1)
         in_range("federation", "timeout", self.timeout, 1e-3, 1e9)
         in_range("federation", "client_cpus", self.client_cpus, 1e-3, 1e4)
-        _ = self.guard_refresh
+        in_range("federation", "level", self.level, 0, 0.99)
+        _ = self.guard_refresh, self.detector, self.reject_level
+        if self.setting == "incremental" and self.strategy not in ALONE:
+            raise UnservedError(
+                f"{self.strategy} selects among the replies of a round, and a submission that comes alone has none beside it",
+                hint=f"in the incremental setting choose one of {', '.join(ALONE)}",
+            )
         if self.strategy in NEEDED:
             factor, more = NEEDED[self.strategy]
             need = factor * self.malicious + more
             if self.clients < need:
-                raise ConfigurationError(
+                raise UnservedError(
                     f"{self.strategy} against {self.malicious} malicious clients needs at least {need} clients "
                     f"({factor}f + {more}), and there are {self.clients}",
                     hint="raise clients, or lower assumed_malicious",
                 )
         if self.strategy == "fedtrimmedavg" and 2 * self.malicious >= self.clients:
-            raise ConfigurationError(
+            raise UnservedError(
                 f"fedtrimmedavg cannot cut {self.malicious} of {self.clients} replies off both ends",
                 hint="lower assumed_malicious below half of the clients",
             )
@@ -108,3 +148,39 @@ class FederationConfig(FederatedTask):
         if self.refresh.isascii() and self.refresh.isdigit() and int(self.refresh) >= 1:
             return int(self.refresh)
         raise ConfigurationError(f"refresh must be never, when-left or a number of rounds from 1, not {self.refresh!r}")
+
+    @property
+    def reject_level(self) -> float:
+        """Raises ConfigurationError for a level finer than the references resolve."""
+        finest = 1 / (self.guard_references + 1)
+        if self.level and self.level < finest - 1e-12:
+            raise ConfigurationError(
+                f"level {self.level:g} is finer than {finest:.3g} = 1/(K+1), what {self.guard_references} references resolve",
+                hint="raise guard_references, or the level",
+            )
+        return self.level or max(0.05, finest)
+
+    @property
+    def detector(self) -> DetectorOptions | None:
+        """The options of the VAE or CVAE that the strategy trains; None where it trains none.
+
+        >>> FederationConfig(strategy="fedcvae", detector_options="size=32,mean-factor=2").detector.size
+        32
+
+        Raises ConfigurationError for options of a strategy that has none, or out of range; UnknownNameError.
+        """
+        kind = DETECTORS.get(self.strategy)
+        if kind is None:
+            if self.detector_options:
+                raise ConfigurationError(
+                    f"{self.strategy} has no detector to give options to",
+                    hint=f"leave detector-options out, or choose one of {', '.join(DETECTORS)}",
+                )
+            return None
+        given: dict[str, str] = {}
+        if self.detector_epochs:
+            given["epochs"] = str(self.detector_epochs)
+        if self.detector_options:
+            given |= split_spec(f"{self.strategy}:{self.detector_options}", "detector")[1]
+        options = from_options(kind, given, f"detector {self.strategy}")
+        return options if "seed" in given else dataclasses.replace(options, seed=self.seed)

@@ -15,7 +15,7 @@ from owner.detectors.geometric_median import geometric_median
 from owner.detectors.variational import Variational
 from owner.federated.learning import errors_of, learn, made
 from owner.federated.pretraining import HonestRounds
-from owner.federated.spectral import check_network
+from owner.federated.spectral import check_mean_factor, check_network
 from owner.federated.surrogates import Surrogates
 from owner.federated.thresholds import Cut, round_mean
 
@@ -24,6 +24,7 @@ from owner.federated.thresholds import Cut, round_mean
 class FedCVAEOptions:
     """size: random coordinates of weight tensors (matrices and filters).
     hidden, latent: widths. epochs, learning_rate, batch_size: of Adam. kl_weight: of the KL term.
+    mean_factor: a client is dropped at or above so many times the round's mean score; 1 in the paper.
     seed: of coordinates, initial weights, order and latent noise.
     """
 
@@ -34,10 +35,12 @@ class FedCVAEOptions:
     learning_rate: float = 1e-3
     batch_size: int = 16
     kl_weight: float = 1.0
+    mean_factor: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_network("fedcvae", (self.hidden,), self.latent, self.epochs, self.learning_rate, self.batch_size)
+        check_mean_factor("fedcvae", self.mean_factor)
 
 
 class CVAEDetector:
@@ -94,7 +97,7 @@ class CVAEDetector:
         return [float(score) for score in squared / rows.shape[1]]
 
     def cut(self, scores: Sequence[float]) -> Cut:
-        return round_mean(scores, inclusive=True)
+        return round_mean(scores, inclusive=True, factor=self.options.mean_factor)
 
     def _condition(self, number: int, count: int) -> Tensor:
         index = min(max(number, 1), self.rounds_) - 1

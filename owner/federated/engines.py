@@ -8,8 +8,8 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar, cast
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -18,32 +18,40 @@ from flwr.serverapp import Grid, ServerApp
 from common.errors import PortierError
 from owner.federated.config import FederationConfig
 from owner.federated.inline import InlineGrid
-from owner.federated.results import FederationResult
-from owner.federated.server_app import Server
+
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class OwnersSide(Protocol[Result_co]):
+    """What is fitted before the clients are there, and then run with them; see `Server`, `Incremental`."""
+
+    def run(self, grid: Grid) -> Result_co: ...
 
 
 def run_inline(
-    config: FederationConfig, client_app: ClientApp, *, progress: bool | None, quiet: bool
-) -> FederationResult:
+    config: FederationConfig, client_app: ClientApp, make: Callable[[], OwnersSide[Result]], *, quiet: bool
+) -> Result:
+    """make: fits the owner's side."""
     with _log_level(quiet):
-        return Server(config, progress=progress).run(InlineGrid(client_app, config.clients))
+        return make().run(InlineGrid(client_app, config.clients))
 
 
 def run_on_ray(
-    config: FederationConfig, client_app: ClientApp, *, progress: bool | None, quiet: bool
-) -> FederationResult:
+    config: FederationConfig, client_app: ClientApp, make: Callable[[], OwnersSide[Result]], *, quiet: bool
+) -> Result:
     """Raises PortierError where the engine breaks down; what the server raises comes through as it is."""
     # Ray warns at every start of a coming change in how it hides accelerators, which a client that asks for none does not mind.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     from flwr.simulation import run_simulation  # noqa: PLC0415 - loads the engine
 
-    found: list[FederationResult] = []
+    found: list[Result] = []
     raised: list[BaseException] = []
     engine_stopped = threading.Event()
     server_app = ServerApp()
     with _log_level(quiet), warnings.catch_warnings():
         # Fitted before the engine starts: an error then ends a function call and not a cluster.
-        server = Server(config, progress=progress)
+        server = make()
 
         @server_app.main()
         def main(grid: Grid, context: Context) -> None:

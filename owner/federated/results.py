@@ -166,7 +166,17 @@ class FederationResult:
             "attackers": list(self.attackers),
             "initial_accuracy": self.initial_accuracy,
             "detection": self.detection.to_json(),
+            "summary": self.summary(),
             "rounds": [result.to_json() for result in self.rounds],
             "fitting_seconds": self.fitting_seconds,
             "seconds": self.seconds,
+        }
+
+    def summary(self) -> dict[str, float | None]:
+        """accuracy, attack_success: after the last round. seconds_per_round: of the server, mean over rounds."""
+        last = self.rounds[-1]
+        return {
+            "accuracy": last.accuracy,
+            "attack_success": finite(last.attack_success),
+            "seconds_per_round": statistics.fmean(result.seconds for result in self.rounds),
         }

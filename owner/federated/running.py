@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import ConfigurationError, MissingExtraError
 from owner.federated.config import FederationConfig
-from owner.federated.results import FederationResult
+
+if TYPE_CHECKING:
+    from owner.federated.engines import OwnersSide
+    from owner.federated.incremental_results import IncrementalResult
+    from owner.federated.results import FederationResult
+
+Result = TypeVar("Result")
 
 
 def run_federation(config: FederationConfig, *, progress: bool | None = False, quiet: bool = True) -> FederationResult:
@@ -21,19 +27,56 @@ def run_federation(config: FederationConfig, *, progress: bool | None = False, q
     Mistakes are found before anything starts. Raises ConfigurationError (UnknownNameError for a strategy, attack or data set
     that does not exist; MissingExtraError where the engine is not installed), DataError, ModelError, GuardError.
     """
+    clients = _checked(config, "federated", "run_submissions")
+    from owner.federated.server_app import Server  # noqa: PLC0415 - Flower, once nothing is wrong
+
+    return _run(config, clients, lambda: Server(config, progress=progress), quiet=quiet)
+
+
+def run_submissions(
+    config: FederationConfig, *, progress: bool | None = False, quiet: bool = True
+) -> IncrementalResult:
+    """Run `config` in the incremental setting: each client's one submission is judged as if it had come alone. See `run_federation`."""
+    clients = _checked(config, "incremental", "run_federation")
+    from owner.federated.incremental import Incremental  # noqa: PLC0415
+
+    return _run(config, clients, lambda: Incremental(config, progress=progress), quiet=quiet)
+
+
+def check_config(config: FederationConfig) -> None:
+    """What can be told to be wrong before anything starts: names, the attack's options, classes, a missing engine.
+
+    Reads the data set, for its shape and classes. Raises as `run_federation` does.
+    """
+    if config.engine == "ray":
+        check_ray()
+    load_clients(config.client_app).check(config)
+    config.spec()
+    if config.strategy == "gated":
+        from owner.federated.choosing import guard_options  # noqa: PLC0415 - loads Flower
+
+        guard_options(config, pool=len(config.shares().references))
+
+
+def _checked(config: FederationConfig, setting: str, other: str) -> Any:
+    if config.setting != setting:
+        raise ConfigurationError(
+            f"this configuration is of the {config.setting} setting, not the {setting} one",
+            hint=f"call {other}(config), or set setting={setting!r}",
+        )
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     if config.engine == "ray":
         check_ray()
     clients = load_clients(config.client_app)
     clients.check(config)
-    return _run(config, clients, progress=progress, quiet=quiet)
+    return clients
 
 
-def _run(config: FederationConfig, clients: ModuleType, *, progress: bool | None, quiet: bool) -> FederationResult:
+def _run(config: FederationConfig, clients: Any, make: Callable[[], OwnersSide[Result]], *, quiet: bool) -> Result:
     from owner.federated.engines import run_inline, run_on_ray  # noqa: PLC0415 - Flower, once nothing is wrong
 
     run = run_on_ray if config.engine == "ray" else run_inline
-    return run(config, clients.client_app(config.task()), progress=progress, quiet=quiet)
+    return run(config, clients.client_app(config.task()), make, quiet=quiet)
 
 
 def check_ray() -> None:

@@ -13,14 +13,12 @@ from torch import nn
 from common.devices import Compute, choose_compute
 from common.evaluation import evaluate
 from common.examples import Examples
-from common.models import build
-from common.randomness import derived_seed
-from common.training import train
 from common.weights import Weights
 from owner.federated.choosing import choose_strategy
 from owner.federated.config import FederationConfig
 from owner.federated.replies import to_arrays, to_weights
 from owner.federated.results import FederationResult, RoundResult
+from owner.federated.shared_work import initial_model
 from owner.federated.vetted import VettedStrategy
 
 SUCCESS_KEY = "attack-success"
@@ -31,7 +29,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """`[tool.flwr.app.config]` is a FederationConfig, its names with dashes."""
-    serve(grid, FederationConfig.from_flat(context.run_config))
+    config = FederationConfig.from_flat(context.run_config)
+    if config.setting == "incremental":
+        from owner.federated.incremental import Incremental  # noqa: PLC0415 - which builds on this module
+
+        Incremental(config, progress=False).run(grid)
+        return
+    serve(grid, config)
 
 
 def serve(grid: Grid, config: FederationConfig, *, progress: bool | None = False) -> FederationResult:
@@ -58,11 +62,7 @@ class Server:
         self.compute = choose_compute(config.device, config.precision)
         shares = config.shares()
         self.evaluation = shares.evaluation
-        self.model = build(config.spec(), seed=derived_seed(config.seed, "initial weights") % (1 << 62))
-        if config.release_epochs:
-            options = config.training(0, 0)
-            options = type(options)(**{**options.to_json(), "epochs": config.release_epochs, "schedule": "one-cycle"})
-            train(self.model, shares.train, options, compute=self.compute, progress=self.progress, label="the release")
+        self.model = initial_model(config, compute=self.compute, progress=self.progress)
         self.strategy = choose_strategy(config, self.model, shares, compute=self.compute, progress=self.progress)
         self.fitting_seconds = time.perf_counter() - started
 

@@ -23,6 +23,7 @@ class SpectralOptions:
     """size: coordinates of the surrogate; None is all. 7850 is all of logistic regression on MNIST, as in the paper.
     hidden, latent: widths; the paper's text says latent 100, its code 20.
     epochs, learning_rate, batch_size: of Adam. kl_weight: 1 in the paper.
+    mean_factor: a client is dropped above so many times the round's mean score; 1 in the paper.
     margin: by how much of its range the honest surrogates' range is widened before it is mapped to [0, 1]. The output is a
         sigmoid, which reaches no negative weight: the paper does not say how weights are brought to its range, this is ours.
     seed: of coordinates, initial weights, order and latent noise.
@@ -35,11 +36,13 @@ class SpectralOptions:
     learning_rate: float = 1e-3
     batch_size: int = 16
     kl_weight: float = 1.0
+    mean_factor: float = 1.0
     margin: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_network("spectral-vae", self.hidden, self.latent, self.epochs, self.learning_rate, self.batch_size)
+        check_mean_factor("spectral-vae", self.mean_factor)
         if not 0 <= self.margin <= 10:
             raise ConfigurationError(f"spectral-vae: margin must be from 0 to 10, not {self.margin}")
 
@@ -94,7 +97,7 @@ class SpectralDetector:
         return [float(score) for score in squared + self.options.kl_weight * kl]
 
     def cut(self, scores: Sequence[float]) -> Cut:
-        return round_mean(scores)
+        return round_mean(scores, factor=self.options.mean_factor)
 
     def _prepared(self, rows: Tensor) -> Tensor:
         return (rows - self.low_) / self.range_
@@ -110,3 +113,9 @@ def check_network(
             raise ConfigurationError(f"{name}: {option} must be at least 1, not {value}")
     if not 0 < learning_rate < 10:
         raise ConfigurationError(f"{name}: learning_rate must be above 0 and below 10, not {learning_rate}")
+
+
+def check_mean_factor(name: str, factor: float) -> None:
+    """Raises ConfigurationError for what multiplies no threshold."""
+    if not 0 < factor <= 1e6:
+        raise ConfigurationError(f"{name}: mean_factor must be above 0 and at most 1e6, not {factor}")

@@ -19,8 +19,10 @@ class Cut:
     rule: str
 
 
-def round_mean(scores: Sequence[float], *, inclusive: bool = False) -> Cut:
+def round_mean(scores: Sequence[float], *, inclusive: bool = False, factor: float = 1.0) -> Cut:
     """Drops whoever scores above the round's mean (Li et al. 2020), or at it as well (`inclusive`; Gu & Yang 2021).
+
+    factor: what the mean is multiplied by before it is compared; 1 in both papers.
 
     A score that is not finite is dropped and left out of the mean. Where all finite scores are equal, and so for a client
     alone, nobody is dropped: nothing tells them apart, and the inclusive rule would drop them all.
@@ -31,9 +33,10 @@ def round_mean(scores: Sequence[float], *, inclusive: bool = False) -> Cut:
     (False,)
     """
     finite = [score for score in scores if math.isfinite(score)]
-    mean = sum(finite) / len(finite) if finite else None
+    mean = factor * sum(finite) / len(finite) if finite else None
     alike = mean is None or min(finite) == max(finite)
-    rule = f"score {'at or above' if inclusive else 'above'} the round's mean"
+    times = "" if factor == 1 else f"{factor:g} times "
+    rule = f"score {'at or above' if inclusive else 'above'} {times}the round's mean"
 
     def drops(score: float) -> bool:
         if not math.isfinite(score):

@@ -34,6 +34,8 @@ COMMANDS = [
     "protect",
     "serve",
     "simulate",
+    "reproduce",
+    "compare",
     "invite",
     "contributors",
     "revoke",

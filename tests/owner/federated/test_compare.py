@@ -55,9 +55,9 @@ def test_a_run_goes_on_where_another_stopped(tmp_path: Path, monkeypatch: pytest
     ran: list[str] = []
     original = compare.run_cell
 
-    def counted(cell: compare.Cell) -> dict[str, Any]:
+    def counted(cell: compare.Cell, ray_address: str) -> dict[str, Any]:
         ran.append(cell.name)
-        return original(cell)
+        return original(cell, ray_address)
 
     monkeypatch.setattr(compare, "run_cell", counted)
     every = run_grid(grid, tmp_path, progress=False)

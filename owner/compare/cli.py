@@ -1,0 +1,225 @@
+"""`portier-owner compare`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import ConfigurationError, MissingExtraError, PortierError
+
+if TYPE_CHECKING:
+    from owner.compare.configuration import Comparison
+
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class Stage(StrEnum):
+    RUN = "run"
+    REPORT = "report"
+    ALL = "all"
+
+
+def compare(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A TOML file, or one that ships: digits, table4, sweep.")
+    ],
+    block: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this block of the configuration. Can be given many times."),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="In place of the configuration's, separated by commas.")
+    ] = "",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Check everything, say what is done and what is left; run nothing.")
+    ] = False,
+    stage: Annotated[
+        Stage,
+        typer.Option(
+            help="run: the cells that are missing. report: page, numbers and plots from the records there are."
+        ),
+    ] = Stage.ALL,
+    work: Annotated[
+        Path, typer.Option(help="Records, one a cell and seed. Given again, the work goes on there.")
+    ] = Path("compare-runs"),
+    out: Annotated[Path, typer.Option(help="Where federated.md, federated.json and the plots go.")] = Path(
+        "docs/results"
+    ),
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time. Default: one per core.", show_default=False)
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run the clients of every cell on this running Ray cluster (auto, HOST:PORT, ray://HOST:PORT).",
+        ),
+    ] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", min=0.0, help="Begin no further cell after so long; the same command goes on."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the rows (with --plan: the plan) as JSON on standard output.")
+    ] = False,
+) -> None:
+    """The gatekeeper against the baselines of federated learning, as one grid.
+
+    Federated setting: rounds of clients, some of them attacking. Incremental
+    setting: one submission at a time against one release. Who was dropped,
+    right or wrong; accuracy and attack success after every round; seconds.
+
+    It may be interrupted at any moment: the same command goes on. Data sets
+    are read from $PORTIER_DATA. The exit code is 1 where a cell failed.
+    """
+    from owner.compare.configuration import load  # noqa: PLC0415 - `--help` waits for nothing
+
+    comparison = load(config, blocks=block or (), seeds=_seeds(seeds))
+    if plan or stage is not Stage.REPORT:
+        from owner.federated.compare import check_cells  # noqa: PLC0415
+
+        check_cells(comparison.cells)
+    if plan:
+        _plan(comparison, work, parallel or _cores(), as_json=as_json)
+        return
+    failed: list[Mapping[str, Any]] = []
+    if stage is not Stage.REPORT:
+        failed = _run(comparison, work, parallel or _cores(), ray or "", stop_after)
+    if stage is not Stage.RUN:
+        _report(comparison, work, out, quiet=as_json)
+    if as_json:
+        _rows(comparison, work)
+    if failed:
+        raise PortierError(
+            f"{len(failed)} cells failed, the first: {failed[0]['reason']}", hint="the same command tries them again"
+        )
+
+
+def _run(
+    comparison: Comparison, work: Path, parallel: int, ray: str, stop_after: float | None
+) -> list[Mapping[str, Any]]:
+    """The records that failed."""
+    from owner.federated.compare import run_grid  # noqa: PLC0415
+
+    failed: list[Mapping[str, Any]] = []
+    seen = 0
+
+    def note(record: Mapping[str, Any]) -> None:
+        nonlocal seen
+        seen += 1
+        if record["status"] == "failed":
+            failed.append(record)
+        if not errors.is_terminal:
+            values = record["values"]
+            about = ", ".join(
+                str(values[key]) for key in ("strategy", "attack", "data", "model", "seed") if key in values
+            )
+            errors.print(f"{record['status']}: {about}", highlight=False, markup=False, soft_wrap=True)
+
+    deadline = None if stop_after is None else time.monotonic() + 60 * stop_after
+    records = run_grid(comparison.cells, work, parallel=parallel, ray_address=ray, deadline=deadline, on_record=note)
+    left = len(comparison.cells) - len(records)
+    if left:
+        errors.print(f"stopped, as asked: {left} cells are left; the same command goes on from here", style="yellow")
+    return failed
+
+
+def _plan(comparison: Comparison, work: Path, parallel: int, *, as_json: bool) -> None:
+    from owner.compare.planning import plan_of  # noqa: PLC0415
+
+    rows = plan_of(comparison, work)
+    if as_json:
+        _print_json({"comparison": comparison.name, "seeds": comparison.seeds, "blocks": rows})
+        return
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    shown.add_column("block", no_wrap=True)
+    for name in ("cells", "done", "n/a", "to do", "estimated"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        counts = [str(row[key]) for key in ("cells", "done", "unserved", "to_do")]
+        shown.add_row(row["block"], *counts, _hours(row["seconds"]))
+    console.print(shown)
+    known = [row["seconds"] for row in rows if row["seconds"] is not None]
+    cells, left = sum(row["cells"] for row in rows), sum(row["to_do"] for row in rows)
+    total = _hours(sum(known) / parallel if left and known else None)
+    console.print(f"{cells} cells, {left} to do, {parallel} at a time; seeds {', '.join(map(str, comparison.seeds))}")
+    if left:
+        console.print(
+            f"about {total} in all, by what is known of cells like them"
+            if known
+            else "no cell has run yet to tell times by"
+        )
+
+
+def _report(comparison: Comparison, work: Path, out: Path, *, quiet: bool) -> None:
+    from owner.compare.drawings import draw_all  # noqa: PLC0415
+    from owner.compare.report import read_records, write_report  # noqa: PLC0415
+
+    records = read_records(comparison, work)
+    if not records:
+        raise ConfigurationError(f"{work} holds no records of this comparison", hint="run it first, or check --work")
+    figures: Mapping[str, Sequence[str]] = {}
+    try:
+        figures = draw_all(comparison, records, out)
+    except MissingExtraError as error:
+        errors.print(f"no plots: {error.message}", style="yellow", soft_wrap=True)
+    for path in write_report(comparison, records, out, command=_command(), figures=figures):
+        if not quiet:
+            console.print(f"written {path}", highlight=False, soft_wrap=True)
+
+
+def _rows(comparison: Comparison, work: Path) -> None:
+    from owner.compare.report import read_records  # noqa: PLC0415
+    from owner.federated.compare import summarise  # noqa: PLC0415
+
+    records = read_records(comparison, work)
+    in_order = [records[cell.name] for cell in comparison.cells if cell.name in records]
+    _print_json({"comparison": comparison.name, "seeds": comparison.seeds, "rows": summarise(in_order)})
+
+
+def _seeds(text: str) -> list[int]:
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for part in found:
+        if not part.isdecimal() or int(part) >= 2**31:
+            raise ConfigurationError(
+                f"a seed must be a whole number from 0, not {part!r}", hint="for instance --seeds 0,1,2"
+            )
+    return list(dict.fromkeys(map(int, found)))
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _command() -> str:
+    return shlex.join(["portier-owner", *sys.argv[1:]]) if sys.argv[1:2] == ["compare"] else "portier-owner compare"
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

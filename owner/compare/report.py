@@ -1,0 +1,154 @@
+"""The page, `federated.md`, and the numbers, `federated.json`, of whatever records there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.files import ensure_directory, write_atomically
+from owner.compare.configuration import Block, Comparison
+from owner.compare.scenes import Record, scenes_of
+from owner.compare.tables import reasons, table_4, table_measures, table_methods, table_scenes
+from owner.federated.compare import read_record
+
+FORMAT = 1
+PAGE, NUMBERS, FIGURES = "federated.md", "federated.json", "federated-"
+_ROUND = ("number", "accuracy", "attack_success", "seconds", "threshold", "kept_model", "note")
+_SUBMISSION = ("attacks", "own_accuracy", "own_attack_success", "p_value", "own_rule_drops")
+_GUIDE = "How it is measured, and how to run it: [compare.md](../compare.md)."
+
+
+def read_records(comparison: Comparison, directory: Path) -> dict[str, Record]:
+    """Those of the comparison's cells that were tried, by name of the cell. Raises StorageError for a damaged one."""
+    found = {cell.name: read_record(directory, cell, failed=True) for cell in comparison.cells}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def write_report(
+    comparison: Comparison,
+    records: Mapping[str, Record],
+    out: Path,
+    *,
+    command: str,
+    figures: Mapping[str, Sequence[str]],
+) -> tuple[Path, Path]:
+    """figures: names of files below `out`, by block. Raises StorageError."""
+    ensure_directory(out)
+    page, numbers = out / PAGE, out / NUMBERS
+    write_atomically(page, markdown(comparison, records, command=command, figures=figures).encode())
+    write_atomically(numbers, numbers_of(comparison, records, command=command).encode())
+    return page, numbers
+
+
+def numbers_of(comparison: Comparison, records: Mapping[str, Record], *, command: str) -> str:
+    """JSON, a line a record. Single clients are counted and not listed; everything else is in."""
+    about = {
+        "format": FORMAT,
+        "title": comparison.title,
+        "command": command,
+        "seeds": comparison.seeds,
+        "marks": dict(comparison.marks),
+        "missing": [vars(one) for one in comparison.missing],
+        "blocks": [
+            {"name": b.name, "row": b.row, "own": b.own, "cells": [cell.name for cell in b.cells]}
+            for b in comparison.blocks
+        ],
+    }
+    lines = [json.dumps({"cell": name, **_slim(record)}, allow_nan=False) for name, record in records.items()]
+    head = json.dumps(about, indent=1, allow_nan=False).removesuffix("\n}")
+    return head + ',\n "records": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+
+
+def _slim(record: Record) -> dict[str, Any]:
+    if record["status"] != "done":
+        return dict(record)
+    result = {key: value for key, value in record["result"].items() if key not in ("rounds", "config")}
+    rounds = []
+    for one in record["result"]["rounds"]:
+        outcomes = [client["outcome"] for client in one["clients"]]
+        counts = {outcome: outcomes.count(outcome) for outcome in ("kept", "dropped", "failed")}
+        rounds.append({key: one[key] for key in (*_ROUND, *_SUBMISSION) if key in one} | counts)
+    return {**record, "result": {**result, "rounds": rounds}}
+
+
+def markdown(
+    comparison: Comparison, records: Mapping[str, Record], *, command: str, figures: Mapping[str, Sequence[str]]
+) -> str:
+    done = sum(record["status"] == "done" for record in records.values())
+    unserved = sum(record["status"] == "n/a" for record in records.values())
+    seeds = ", ".join(map(str, comparison.seeds))
+    lines = [
+        f"# {comparison.title}",
+        "",
+        f"{done} of {len(comparison.cells)} cells run, {unserved} that cannot be served (n/a), {len(comparison.cells) - done - unserved} "
+        f"not run. Seeds {seeds}: mean ± standard deviation over them (n - 1); one figure alone is of one seed.",
+        "",
+        f"Made by `{command}`. {_GUIDE}",
+        "",
+    ]
+    if any(block.row for block in comparison.blocks) or comparison.missing:
+        lines += [*_table_4(comparison, records)]
+    for block in comparison.blocks:
+        lines += _block(block, records, figures.get(block.name, ()))
+    lines += _notes(comparison, records)
+    return "\n".join(lines) + "\n"
+
+
+def _table_4(comparison: Comparison, records: Mapping[str, Record]) -> list[str]:
+    return [
+        "## The paper's Table 4, from measurements",
+        "",
+        *table_methods(),
+        "",
+        "Each line is the mean over the row's scenes (attacks, shares of attackers, partitions) of the block below. F1 is of dropping "
+        "attackers, accuracy and attack success (ASR) are of the model that comes of it; n/a: the strategy cannot serve that model.",
+        "",
+        *table_4(comparison, records),
+        "",
+        *_marks(comparison),
+    ]
+
+
+def _marks(comparison: Comparison) -> list[str]:
+    used = {str(cell.values.get("data", "")).lower().replace("_", "-") for cell in comparison.cells}
+    notes = [f"\\* {data}: {note}." for data, note in comparison.marks.items() if data in used]
+    return [line for note in notes for line in (note, "")]
+
+
+def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) -> list[str]:
+    scenes = scenes_of(block, records)
+    incremental = any(cell.values.get("setting") == "incremental" for cell in block.cells)
+    lines = [f"## {block.name}", ""]
+    lines += [block.about, ""] if block.about else []
+    lines += [*table_measures(scenes), ""]
+    if incremental:
+        lines += [
+            "† with the one adaptation it needs: a submission comes alone, so the owner puts K honest references of its own beside it, "
+            "and the submission is dropped by its p-value over their scores. *F1 by its own rule*: had the detector's rule for rounds "
+            "decided among the same K + 1.",
+            "",
+        ]
+    lines += ["F1 / accuracy % / attack success %, scene by scene:", "", *table_scenes(scenes), ""]
+    why = reasons(scenes)
+    lines += [*why, ""] if why else []
+    for name in figures:
+        lines += [f"![{name.removesuffix('.png')}]({name})", ""]
+    return lines
+
+
+def _notes(comparison: Comparison, records: Mapping[str, Record]) -> list[str]:
+    found = [record for record in records.values() if record["status"] == "done"]
+    if not found:
+        return []
+    environments = {
+        f"Python {e['python']}, torch {e['torch']}, {e['threads']} threads" for r in found for e in [r["environment"]]
+    }
+    hours = sum(record["wall_seconds"] for record in found) / 3600
+    return [
+        "## What it ran on",
+        "",
+        f"{hours:.2f} hours of processes in all, {'; '.join(sorted(environments))}. Seconds are of the server (vetting, guard, merging), and "
+        "mean little where other work ran beside.",
+    ]

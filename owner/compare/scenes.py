@@ -1,0 +1,124 @@
+"""A block's records as a table wants them: scenes, which are attacked how, by variants, which defend how, over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from owner.compare.configuration import Block
+from owner.federated.compare import SHARE
+
+Record = Mapping[str, Any]
+
+SCENE = ("setting", "data", "model", "clients", "partition", SHARE, "attackers", "attack")
+"""What a scene is told by. All else that differs within a block tells a defence: strategy, its options, f."""
+
+DEFAULTS = {"setting": "federated", "attack": "", "partition": "iid", "strategy": "fedavg"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The records of one scene under one variant, one a seed. status: done, n/a, failed, or "" where nothing was run.
+
+    planned: how many seeds the configuration has.
+    """
+
+    records: tuple[Record, ...]
+    planned: int
+
+    @property
+    def done(self) -> list[Record]:
+        return [record for record in self.records if record["status"] == "done"]
+
+    @property
+    def status(self) -> str:
+        states = [record["status"] for record in self.records]
+        return next((state for state in ("done", "failed", "n/a") if state in states), "")
+
+    @property
+    def reason(self) -> str:
+        return next((record["reason"] for record in self.records if record["status"] != "done"), "")
+
+    def values(self, measure: str) -> list[float]:
+        """Of the seeds that have it."""
+        return [value for record in self.done if (value := measured(record, measure)) is not None]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """groups: by (scene, variant), both as JSON text of what tells them."""
+
+    scenes: tuple[str, ...]
+    variants: tuple[str, ...]
+    groups: Mapping[tuple[str, str], Group] = field(repr=False)
+
+    def title(self, scene: str, *, without: Iterable[str] = ()) -> str:
+        """What differs between the scenes, in words."""
+        return _title(scene, self.scenes, (*without, "clients", "attackers")) or "all"
+
+    def variant_title(self, variant: str) -> str:
+        values = json.loads(variant)
+        rest = [str(value) for key, value in values.items() if key != "strategy" and value not in ("", -1)]
+        return " ".join([values["strategy"], *rest])
+
+
+def scenes_of(block: Block, records: Mapping[str, Record]) -> Scenes:
+    """records: by name of their cell."""
+    varying = _varying([cell.values for cell in block.cells])
+    cells: dict[tuple[str, str], list[str]] = {}
+    for cell in block.cells:
+        values = {**DEFAULTS, **cell.values}
+        scene = json.dumps({key: values[key] for key in SCENE if key in values})
+        others = [key for key in sorted(varying) if key not in (*SCENE, "strategy", "seed") and key in values]
+        variant = json.dumps({"strategy": values["strategy"], **{key: values[key] for key in others}})
+        cells.setdefault((scene, variant), []).append(cell.name)
+    groups = {
+        key: Group(tuple(records[name] for name in names if name in records), len(names))
+        for key, names in cells.items()
+    }
+    scenes, variants = (tuple(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    return Scenes(scenes, variants, groups)
+
+
+def measured(record: Record, measure: str) -> float | None:
+    """precision, recall, f1, auroc of dropping; own_rule_f1 ... of what the detector's own rule would drop; accuracy,
+    attack_success, own_attack_success, seconds_per_round as the result sums them up; fitting_seconds."""
+    result = record["result"]
+    if measure.startswith("own_rule_"):
+        found = (result.get("own_rule") or {}).get(measure.removeprefix("own_rule_"))
+    elif measure == "fitting_seconds":
+        found = result[measure]
+    else:
+        found = result["detection"].get(measure, result["summary"].get(measure))
+    return None if found is None else float(found)
+
+
+def over_seeds(groups: Sequence[Group], measure: str) -> list[float]:
+    """One value a seed: the mean over groups that have it. Only seeds that every group with figures has are comparable."""
+    by_seed: dict[int, list[float]] = {}
+    for group in groups:
+        for record in group.done:
+            value = measured(record, measure)
+            if value is not None:
+                by_seed.setdefault(record["values"].get("seed", 0), []).append(value)
+    most = max((len(values) for values in by_seed.values()), default=0)
+    return [statistics.fmean(values) for _, values in sorted(by_seed.items()) if len(values) == most]
+
+
+def _varying(values: Sequence[Mapping[str, Any]]) -> set[str]:
+    keys = {key for one in values for key in one}
+    return {key for key in keys if len({json.dumps(one.get(key)) for one in values}) > 1}
+
+
+def _title(scene: str, among: Sequence[str], without: Iterable[str]) -> str:
+    varying = _varying([json.loads(one) for one in among]) - set(without)
+    words = {"attack": "no attack"}
+    parts = []
+    for key, value in json.loads(scene).items():
+        if key in varying:
+            shown = f"{100 * value:g} % attackers" if key == SHARE else str(value)
+            parts.append(shown or words.get(key, key))
+    return ", ".join(parts)

@@ -1,0 +1,195 @@
+"""The tables of the page: the paper's Table 4 made anew from what was measured, and each block in full."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from owner.compare.configuration import Comparison
+from owner.compare.scenes import Group, Record, Scenes, over_seeds, scenes_of
+from owner.federated.config import DETECTORS
+
+Lines = list[str]
+NOT_APPLICABLE, NOT_RUN, FAILED, UNDEFINED = "n/a", "not run", "failed", "-"
+
+METHODS = (
+    (
+        "Li et al. 2020 (`spectral-vae`)",
+        "a client's weights, a fixed random subset",
+        "VAE, 500-500, latent 20",
+        "the round's mean score",
+        "honest updates on public data",
+    ),
+    (
+        "Gu & Yang 2021 (`fedcvae`)",
+        "64 weights less the clients' geometric median",
+        "CVAE given the round, 100, latent 8",
+        "the round's mean score",
+        "honest rounds on public data",
+    ),
+    (
+        "FedCLEAN 2025 (`fedclean`)",
+        "activations of 250 trigger images less their median",
+        "CVAE given the class, 100, latent 8",
+        "first gap in the ordered scores",
+        "the owner's own fine-tuning",
+    ),
+    (
+        "El Moadine et al. 2022 (`gated`)",
+        "activations of the trigger set",
+        "AE, 256-64-256",
+        "p-value over K honest references",
+        "the release's own activations",
+    ),
+)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
+    """Markdown.
+
+    >>> table(["a", "b"], [["1", "2"]])
+    ['| a | b |', '|---|---|', '| 1 | 2 |']
+    """
+    return [_line(head), "|" + "---|" * len(head), *(_line(row) for row in rows)]
+
+
+def spread(values: Sequence[float], *, percent: bool = False) -> str:
+    """Mean and standard deviation (n - 1) of several, the value of one, `-` of none.
+
+    >>> spread([0.5, 0.7]), spread([0.934], percent=True), spread([])
+    ('0.60 ± 0.14', '93.4', '-')
+    """
+    if not values:
+        return UNDEFINED
+    scale, digits = (100, 1) if percent else (1, 2)
+    mean = f"{scale * statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+
+
+def table_methods() -> Lines:
+    """The columns of the paper's Table 4 that nobody measures."""
+    return table(["method", "what it looks at", "auto-encoder", "threshold in rounds", "trained on"], METHODS)
+
+
+def table_4(comparison: Comparison, records: Mapping[str, Record]) -> Lines:
+    """Who was tested where: a line a row of the paper's, setting, data set and model, of means over that row's scenes."""
+    head = ["row", "setting", "data", "model", "scenes", "no defence: acc. %", "ASR %"]
+    for who in ("row's own", "activation gate"):
+        head += [f"{who}: F1", "acc. %", "ASR %"]
+    rows: list[list[str]] = []
+    for block in comparison.blocks:
+        if not block.row:
+            continue
+        found = scenes_of(block, records)
+        for setting, data, model in dict.fromkeys(_place(scene) for scene in found.scenes):
+            scenes = [scene for scene in found.scenes if _place(scene) == (setting, data, model)]
+            shown = f"{data}*" if data.lower().replace("_", "-") in comparison.marks else data
+            line = [block.row, setting, shown, model, str(len(scenes))]
+            for strategy in ("fedavg", block.own, "gated"):
+                variants = [v for v in found.variants if json.loads(v)["strategy"] == strategy]
+                groups = [
+                    found.groups[scene, v] for scene in scenes for v in variants[:1] if (scene, v) in found.groups
+                ]
+                cells = _figures(groups)
+                line += cells[1:] if strategy == "fedavg" else cells
+            rows.append(line)
+    for one in comparison.missing:
+        rows.append([one.row, one.reason, one.data, *[UNDEFINED] * (len(head) - 3)])
+    return table(head, rows)
+
+
+def table_measures(scenes: Scenes) -> Lines:
+    """One line a variant: every measure of dropping, mean over the scenes, mean and spread over seeds."""
+    incremental = any(json.loads(scene)["setting"] == "incremental" for scene in scenes.scenes)
+    head = ["strategy", "precision", "recall", "F1", "AUROC", "accuracy %", "attack success %"]
+    if incremental:
+        head += ["attack success % of what attackers sent", "F1 by its own rule"]
+    head += [f"seconds a {'submission' if incremental else 'round'}", "scenes", "seeds"]
+    rows = []
+    for variant in scenes.variants:
+        groups = [scenes.groups[scene, variant] for scene in scenes.scenes if (scene, variant) in scenes.groups]
+        title = scenes.variant_title(variant)
+        if incremental and json.loads(variant)["strategy"] in DETECTORS:
+            title += " †"
+        state = _state(groups)
+        if state:
+            rows.append([title, *[state] * (len(head) - 3), str(len(groups)), "0"])
+            continue
+        line = [title, *(spread(over_seeds(groups, m)) for m in ("precision", "recall", "f1", "auroc"))]
+        line += [spread(over_seeds(groups, m), percent=True) for m in ("accuracy", "attack_success")]
+        if incremental:
+            line.append(spread(over_seeds(groups, "own_attack_success"), percent=True))
+            line.append(spread(over_seeds(groups, "own_rule_f1")))
+        line.append(spread(over_seeds(groups, "seconds_per_round")))
+        served = [group for group in groups if group.done]
+        rows.append([*line, f"{len(served)} of {len(groups)}", _seeds(groups)])
+    return table(head, rows)
+
+
+def table_scenes(scenes: Scenes) -> Lines:
+    """One line a scene, one column a variant: F1, accuracy and, where the attack has a target, its success."""
+    head = ["scene", *(scenes.variant_title(variant) for variant in scenes.variants)]
+    rows = []
+    for scene in scenes.scenes:
+        groups = [scenes.groups.get((scene, variant), Group((), 0)) for variant in scenes.variants]
+        rows.append([scenes.title(scene), *(_cell(group) for group in groups)])
+    return table(head, rows)
+
+
+def reasons(scenes: Scenes) -> Lines:
+    """Why cells are n/a or failed, each reason once."""
+    found: dict[str, list[str]] = {}
+    for (_, variant), group in scenes.groups.items():
+        if group.status in ("n/a", "failed") or (group.reason and len(group.done) < len(group.records)):
+            # Numbers of a scene aside, equal reasons are told once.
+            found.setdefault(f"{group.status}: {group.reason.splitlines()[0]}", []).append(
+                scenes.variant_title(variant)
+            )
+    return [f"- {', '.join(dict.fromkeys(who))}: {why}." for why, who in found.items()]
+
+
+def _figures(groups: Sequence[Group]) -> list[str]:
+    """F1, accuracy, attack success."""
+    state = _state(groups)
+    if state:
+        return [state] * 3
+    return [
+        spread(over_seeds(groups, "f1")),
+        spread(over_seeds(groups, "accuracy"), percent=True),
+        spread(over_seeds(groups, "attack_success"), percent=True),
+    ]
+
+
+def _cell(group: Group) -> str:
+    state = _state([group])
+    if state:
+        return state
+    parts = [spread(group.values("f1")), spread(group.values("accuracy"), percent=True)]
+    success = group.values("attack_success")
+    parts += [spread(success, percent=True)] if success else []
+    text = " / ".join(parts)
+    return text if len(group.done) == group.planned else f"{text} ({len(group.done)} of {group.planned} seeds)"
+
+
+def _state(groups: Sequence[Group]) -> str:
+    """Why there is no figure; "" where there is one."""
+    states = [group.status for group in groups]
+    if "done" in states:
+        return ""
+    return FAILED if "failed" in states else NOT_APPLICABLE if "n/a" in states else NOT_RUN
+
+
+def _seeds(groups: Sequence[Group]) -> str:
+    """How many seeds each of the groups that have figures has."""
+    counts = {len(group.done) for group in groups if group.done}
+    return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
+def _place(scene: str) -> tuple[str, str, str]:
+    values = json.loads(scene)
+    return values["setting"], values.get("data", "digits"), values.get("model", "mlp")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,179 @@
+"""Setting I of the comparison, the paper's: one submission at a time against one release.
+
+Every client fine-tunes the same release once, on its own share, honestly or under its attack. The owner judges each submission as
+if no other had come, and measures the release that would come of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flwr.app import ConfigRecord
+from flwr.serverapp import Grid
+from torch import nn
+
+from common.devices import Compute, choose_compute
+from common.errors import GuardError
+from common.evaluation import evaluate
+from common.weights import Weights, layout_of
+from owner.federated.alone import AgainstReferences, Finding, honest_references
+from owner.federated.choosing import choose_strategy, guard_options
+from owner.federated.config import DETECTORS, FederationConfig
+from owner.federated.gated import GatedStrategy, reason_of, score_of
+from owner.federated.incremental_results import IncrementalResult, SubmissionResult
+from owner.federated.pretraining import HonestRounds
+from owner.federated.records import ClientRecord, RoundRecord
+from owner.federated.replies import Reply, read_replies, to_arrays
+from owner.federated.results import RoundResult
+from owner.federated.server_app import SUCCESS_KEY
+from owner.federated.shared_work import initial_model
+from owner.federated.strategies import FedCLEAN, FedCVAE, SpectralVAE
+from owner.federated.vetted import VettedStrategy
+from owner.gatekeeper import Gatekeeper, MergePolicy, UtilityLimits, merge
+from owner.gatekeeper.references import FIRST_FITTING
+
+Judge = Callable[[Weights], Finding]
+
+
+@dataclass
+class Incremental:
+    """The owner's side: the release, the detector and its references, fitted before the first submission."""
+
+    config: FederationConfig
+    progress: bool | None = None
+    compute: Compute = field(init=False)
+    model: nn.Module = field(init=False)
+    release: Weights = field(init=False)
+    strategy: VettedStrategy = field(init=False)
+    fitting_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        started = time.perf_counter()
+        config = self.config
+        self.compute = choose_compute(config.device, config.precision)
+        self.model = initial_model(config, compute=self.compute, progress=self.progress)
+        self.release = _weights(self.model)
+        shares, honest = config.shares(), None
+        if config.strategy in ("spectral-vae", "fedcvae"):
+            # Learnt from other references than those it is compared with.
+            honest = HonestRounds((tuple(self._references(FIRST_FITTING, config.pretraining_contributors)),))
+        self.strategy = choose_strategy(
+            config, self.model, shares, compute=self.compute, honest=honest, progress=self.progress
+        )
+        self._against: AgainstReferences | None = None
+        if isinstance(self.strategy, (SpectralVAE, FedCVAE, FedCLEAN)):
+            references = self._references(0, config.guard_references)
+            self._against = AgainstReferences(self.strategy.detector, references, level=config.reject_level)
+        self.fitting_seconds = time.perf_counter() - started
+
+    def run(self, grid: Grid) -> IncrementalResult:
+        """Raises ConfigurationError for too few nodes, and what fitting the guard raises."""
+        started = time.perf_counter()
+        strategy, base = self.strategy, self.release
+        # Fits the guard of a gated strategy, which it does for the weights it is about to send.
+        messages = list(strategy.configure_train(1, to_arrays(base), ConfigRecord(), grid))
+        fitting = self.fitting_seconds + time.perf_counter() - started
+        replies = read_replies(
+            grid.send_and_receive(messages, timeout=self.config.timeout), layout_of(base), "num-examples"
+        )
+        judge, rule = self._judge()
+        accuracy, success = self._measured(grid, base)
+        submissions = []
+        for number, reply in enumerate(replies, 1):
+            submissions.append(self._submission(grid, number, reply, judge, rule, (accuracy, success)))
+        return IncrementalResult(
+            config=self.config.to_flat(),
+            initial_accuracy=accuracy,
+            initial_attack_success=success,
+            submissions=tuple(submissions),
+            fitting_seconds=fitting,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _submission(
+        self,
+        grid: Grid,
+        number: int,
+        reply: Reply,
+        judge: Judge,
+        rule: str,
+        unchanged: tuple[float, float | None],
+    ) -> SubmissionResult:
+        attacks = reply.partition in self.config.attacking
+        if reply.weights is None:
+            outcome = "failed" if reply.failed else "dropped"
+            client = ClientRecord(reply.partition, reply.node, outcome, reply.reason)  # type: ignore[arg-type]
+            return SubmissionResult(RoundResult(RoundRecord(number, (client,), rule=rule), *unchanged), attacks)
+        found = judge(reply.weights)
+        own = self._measured(grid, reply.weights)
+        after = unchanged
+        if not found.reason:
+            policy = MergePolicy()
+            after = self._measured(grid, merge(policy.policy, self.release, self.release, reply.weights, policy.weight))
+        client = ClientRecord(
+            reply.partition, reply.node, "dropped" if found.reason else "kept", found.reason, found.score
+        )
+        record = RoundRecord(
+            number, (client,), found.threshold, rule, kept_model=bool(found.reason), vetting_seconds=found.seconds
+        )
+        return SubmissionResult(RoundResult(record, *after), attacks, *own, found.p_value, found.own_rule_drops)
+
+    def _judge(self) -> tuple[Judge, str]:
+        if self._against is not None:
+            return self._against.judge, self._against.rule
+        if isinstance(self.strategy, GatedStrategy):
+            guard = self.strategy.guard
+            if guard is None:
+                raise GuardError("the guard has not been fitted")
+            utility = self.strategy.utility
+            return (lambda submission: _vetted(guard, submission, utility)), "the guard does not accept it"
+        return (lambda _submission: Finding()), ""
+
+    def _measured(self, grid: Grid, weights: Weights) -> tuple[float, float | None]:
+        """Accuracy on the owner's evaluation share, and the attack's success, which a client that knows the attack tells."""
+        self.model.load_state_dict(weights)
+        accuracy = float(evaluate(self.model, self.config.shares().evaluation, compute=self.compute).accuracy)
+        messages = self.strategy.configure_evaluate(1, to_arrays(weights), ConfigRecord(), grid)
+        for reply in grid.send_and_receive(messages, timeout=self.config.timeout):
+            if reply.has_content():
+                for metrics in reply.content.metric_records.values():
+                    if SUCCESS_KEY in metrics:
+                        return accuracy, float(metrics[SUCCESS_KEY])  # type: ignore[arg-type]
+        return accuracy, None
+
+    def _references(self, first: int, count: int) -> list[Weights]:
+        config, pool = self.config, self.config.shares().references
+        return honest_references(
+            self.model,
+            pool,
+            guard_options(config, pool=len(pool)),
+            config.training(0, 0),
+            numbers=range(first, first + count),
+            compute=self.compute,
+            progress=self.progress,
+        )
+
+
+def adapted(strategy: str) -> bool:
+    """Whether `strategy` needs the adaptation of `owner.federated.alone` to judge a submission that comes alone."""
+    return strategy in DETECTORS
+
+
+def _vetted(guard: Gatekeeper, submission: Weights, utility: UtilityLimits | None) -> Finding:
+    started = time.perf_counter()
+    verdict = guard.vet(submission, utility=utility)
+    thresholds = guard.guard.thresholds
+    threshold = next(iter(thresholds.values())) if len(thresholds) == 1 else None
+    return Finding(
+        reason_of(verdict),
+        score_of(verdict, set(thresholds)),
+        threshold,
+        verdict.p_value,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _weights(model: nn.Module) -> Weights:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

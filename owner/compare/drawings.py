@@ -91,12 +91,13 @@ def _panels(
             if any(len(values) > 1 for values in rounds):
                 low, high = [min(values) for values in rounds], [max(values) for values in rounds]
                 axis.fill_between(numbers, low, high, color=colours[variant], alpha=0.12, linewidth=0)
-        axis.set(ylim=(-0.02, 1.02))
+        axis.set(ylim=(-0.02, 1.02), xlabel="round")
+        axis.xaxis.label.set_size(7)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(scenes.title(scene, without=("setting", "data", "model")), fontsize=7)
         axis.tick_params(labelsize=7)
     for empty in axes.flat[len(panels) :]:
         empty.set_axis_off()
-    figure.supxlabel("round", fontsize=8)
     figure.supylabel(f"{label} (line: mean over seeds, band: their range)", fontsize=8)
     figure.suptitle(title, fontsize=9)
     shown = {variant for scene in panels for variant in curves[scene]}

@@ -59,6 +59,10 @@ class Scenes:
         """What differs between the scenes, in words."""
         return _title(scene, self.scenes, (*without, "clients", "attackers")) or "all"
 
+    def with_strategy(self, text: str) -> list[str]:
+        """The variants of a strategy, as it is written in the configuration."""
+        return [variant for variant in self.variants if json.loads(variant)["strategy"] == text]
+
     def variant_title(self, variant: str) -> str:
         values = json.loads(variant)
         rest = [str(value) for key, value in values.items() if key != "strategy" and value not in ("", -1)]

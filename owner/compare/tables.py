@@ -11,6 +11,7 @@ from owner.compare.scenes import Group, Record, Scenes, over_seeds, scenes_of
 from owner.federated.config import DETECTORS
 
 Lines = list[str]
+EVERY_DETECTOR = "gated:guard-detectors=standard"
 NOT_APPLICABLE, NOT_RUN, FAILED, UNDEFINED = "n/a", "not run", "failed", "-"
 
 METHODS = (
@@ -75,7 +76,8 @@ def table_methods() -> Lines:
 def table_4(comparison: Comparison, records: Mapping[str, Record]) -> Lines:
     """Who was tested where: a line a row of the paper's, setting, data set and model, of means over that row's scenes."""
     head = ["row", "setting", "data", "model", "scenes", "no defence: acc. %", "ASR %"]
-    for who in ("row's own", "activation gate"):
+    all_detectors = any(scenes_of(block, {}).with_strategy(EVERY_DETECTOR) for block in comparison.blocks)
+    for who in ("row's own", "activation gate", *(["gate with every detector"] if all_detectors else [])):
         head += [f"{who}: F1", "acc. %", "ASR %"]
     rows: list[list[str]] = []
     for block in comparison.blocks:
@@ -86,8 +88,8 @@ def table_4(comparison: Comparison, records: Mapping[str, Record]) -> Lines:
             scenes = [scene for scene in found.scenes if _place(scene) == (setting, data, model)]
             shown = f"{data}*" if data.lower().replace("_", "-") in comparison.marks else data
             line = [block.row, setting, shown, model, str(len(scenes))]
-            for strategy in ("fedavg", block.own, "gated"):
-                variants = [v for v in found.variants if json.loads(v)["strategy"] == strategy]
+            for strategy in ("fedavg", block.own, "gated", *([EVERY_DETECTOR] if all_detectors else [])):
+                variants = found.with_strategy(strategy)
                 groups = [
                     found.groups[scene, v] for scene in scenes for v in variants[:1] if (scene, v) in found.groups
                 ]
@@ -110,7 +112,7 @@ def table_measures(scenes: Scenes) -> Lines:
     for variant in scenes.variants:
         groups = [scenes.groups[scene, variant] for scene in scenes.scenes if (scene, variant) in scenes.groups]
         title = scenes.variant_title(variant)
-        if incremental and json.loads(variant)["strategy"] in DETECTORS:
+        if incremental and json.loads(variant)["strategy"].partition(":")[0] in DETECTORS:
             title += " †"
         state = _state(groups)
         if state:

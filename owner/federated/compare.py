@@ -38,6 +38,7 @@ import torch
 from common.errors import ConfigurationError, PortierError, StorageError, UnknownNameError, VacuousGateError
 from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
+from common.specs import split_spec
 from owner.federated.config import FederationConfig, UnservedError
 
 FORMAT = 2
@@ -92,7 +93,7 @@ def cells(shared: Mapping[str, Any], dimensions: Mapping[str, Any]) -> list[Cell
 
 
 def _cell(values: dict[str, Any]) -> Cell:
-    given = dict(values)
+    given = {**values, **_of_strategy(values.get("strategy"))}
     share = given.pop(SHARE, None)
     if share is not None:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
@@ -102,6 +103,23 @@ def _cell(values: dict[str, Any]) -> Cell:
         return Cell(values, FederationConfig.from_flat(given))
     except UnservedError as error:
         return Cell(values, None, error.message)
+
+
+def _of_strategy(text: Any) -> dict[str, Any]:
+    """Strategy and settings of `gated:guard-detectors=standard`, so that one list holds a strategy more than once."""
+    if not isinstance(text, str) or ":" not in text:
+        return {}
+    name, options = split_spec(text, "strategy")
+    return {"strategy": name, **{key: _number(value) for key, value in options.items()}}
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def check_cells(grid: Sequence[Cell]) -> None:

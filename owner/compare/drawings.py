@@ -107,7 +107,7 @@ def _panels(
 
 
 def _place(scene: str) -> dict[str, Any]:
-    return {"data": "digits", "model": "mlp", **json.loads(scene)}
+    return dict(json.loads(scene))
 
 
 def _plain(text: str) -> str:

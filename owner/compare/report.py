@@ -9,7 +9,7 @@ from typing import Any
 
 from common.files import ensure_directory, write_atomically
 from owner.compare.configuration import Block, Comparison
-from owner.compare.scenes import Record, scenes_of
+from owner.compare.scenes import DEFAULTS, Record, scenes_of
 from owner.compare.tables import reasons, table_4, table_measures, table_methods, table_scenes
 from owner.federated.compare import read_record
 
@@ -112,7 +112,7 @@ def _table_4(comparison: Comparison, records: Mapping[str, Record]) -> list[str]
 
 
 def _marks(comparison: Comparison) -> list[str]:
-    used = {str(cell.values.get("data", "")).lower().replace("_", "-") for cell in comparison.cells}
+    used = {str(cell.values.get("data", DEFAULTS["data"])).lower().replace("_", "-") for cell in comparison.cells}
     notes = [f"\\* {data}: {note}." for data, note in comparison.marks.items() if data in used]
     return [line for note in notes for line in (note, "")]
 

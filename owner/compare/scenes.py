@@ -16,7 +16,14 @@ Record = Mapping[str, Any]
 SCENE = ("setting", "data", "model", "clients", "partition", SHARE, "attackers", "attack")
 """What a scene is told by. All else that differs within a block tells a defence: strategy, its options, f."""
 
-DEFAULTS = {"setting": "federated", "attack": "", "partition": "iid", "strategy": "fedavg"}
+DEFAULTS = {
+    "setting": "federated",
+    "data": "digits",
+    "model": "mlp",
+    "attack": "",
+    "partition": "iid",
+    "strategy": "fedavg",
+}
 
 
 @dataclass(frozen=True)

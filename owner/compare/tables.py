@@ -190,7 +190,7 @@ def _seeds(groups: Sequence[Group]) -> str:
 
 def _place(scene: str) -> tuple[str, str, str]:
     values = json.loads(scene)
-    return values["setting"], values.get("data", "digits"), values.get("model", "mlp")
+    return values["setting"], values["data"], values["model"]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,0 +1,103 @@
+"""The page and the numbers that come of records."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from owner.compare.configuration import Comparison
+from owner.compare.report import markdown, numbers_of, read_records
+
+
+@pytest.fixture(scope="module")
+def records(comparison: Comparison, finished: Path) -> dict[str, Any]:
+    return read_records(comparison, finished)
+
+
+def page(comparison: Comparison, records: dict[str, Any]) -> str:
+    return markdown(comparison, records, command="portier-owner compare small.toml", figures={})
+
+
+def rows(text: str, heading: str, number: int = 0) -> list[list[str]]:
+    """Of table `number` below a heading, without its head."""
+    below = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    tables = [part for part in below.strip().split("\n\n") if part.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in tables[number].splitlines()[2:]]
+
+
+def test_a_cell_is_mean_and_spread_over_seeds(comparison: Comparison, records: dict[str, Any]) -> None:
+    found = [
+        record["result"]["summary"]["accuracy"]
+        for record in records.values()
+        if record["values"].get("setting") is None
+        and (record["values"]["strategy"], record["values"]["attack"]) == ("krum", "sign-flip")
+    ]
+    expected = f"{100 * statistics.fmean(found):.1f} ± {100 * statistics.stdev(found):.1f}"
+    scene = next(row for row in rows(page(comparison, records), "in rounds", 1) if row[0] == "sign-flip")
+    assert scene[2].split(" / ")[1] == expected
+
+
+def test_what_the_gate_cannot_serve_is_not_applicable_and_says_why(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    text = page(comparison, records)
+    assert {row[3] for row in rows(text, "in rounds", 1)} == {"n/a"}
+    assert "gated: n/a: the input of the head '1' of logistic does not depend on the model's weights" in text
+
+
+def test_the_papers_table_names_who_was_tested_where_and_what_is_not_at_hand(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    text = page(comparison, records)
+    ours, missing = rows(text, "The paper's Table 4, from measurements", 1)
+    assert ours[:5] == ["Li et al. 2020", "federated", "digits*", "logistic", "2"]
+    assert ours[10:13] == ["n/a"] * 3
+    assert missing[:3] == ["Li et al. 2020", "not at hand", "femnist"]
+
+
+def test_a_data_set_that_is_a_part_of_the_original_is_marked(comparison: Comparison, records: dict[str, Any]) -> None:
+    text = page(comparison, records)
+    assert rows(text, "The paper's Table 4, from measurements", 1)[0][2] == "digits*"
+    assert "\\* digits: scikit-learn's 1,797 of the original's 5,620." in text
+
+
+def test_what_was_not_run_says_so_and_a_part_of_the_seeds_too(comparison: Comparison, records: dict[str, Any]) -> None:
+    first_seed = {name: one for name, one in records.items() if one["values"]["seed"] == 0}
+    text = page(comparison, first_seed)
+    assert "(1 of 2 seeds)" in rows(text, "in rounds", 1)[0][1]
+    assert rows(page(comparison, {}), "in rounds", 1)[0][1:] == ["not run"] * 3
+
+
+def test_the_adaptation_of_submissions_that_come_alone_is_stated(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    text = page(comparison, records)
+    assert "krum selects among the replies of a round" in text
+    below = text.split("## one at a time")[1]
+    assert "K honest references" in below
+
+
+def test_the_numbers_hold_a_record_a_cell_and_seed(comparison: Comparison, records: dict[str, Any]) -> None:
+    found = json.loads(numbers_of(comparison, records, command="x"), parse_constant=pytest.fail)
+    assert len(found["records"]) == len(comparison.cells) == 24
+    assert {(one["cell"], one["values"]["seed"]) for one in found["records"]} == {
+        (cell.name, cell.values["seed"]) for cell in comparison.cells
+    }
+    one = next(r for r in found["records"] if r["status"] == "done" and r["values"]["strategy"] == "krum")
+    assert [(r["number"], r["kept"] + r["dropped"]) for r in one["result"]["rounds"]] == [(1, 5), (2, 5)]
+
+
+def test_curves_over_rounds_are_drawn_a_figure_a_data_set_and_model(
+    comparison: Comparison, records: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    from owner.compare.drawings import draw_all
+
+    names = draw_all(comparison, records, tmp_path)
+    assert [name.rsplit("-", 1)[1] for name in names["in rounds"]] == ["accuracy.png", "success.png"]
+    assert names["one at a time"] == []
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names["in rounds"])

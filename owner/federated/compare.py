@@ -39,7 +39,7 @@ from common.errors import ConfigurationError, PortierError, StorageError, Unknow
 from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
 from common.specs import split_spec
-from owner.federated.config import FederationConfig, UnservedError
+from owner.federated.config import DETECTORS, FederationConfig, UnservedError
 
 FORMAT = 2
 SHARE = "attacker-share"
@@ -106,20 +106,17 @@ def _cell(values: dict[str, Any]) -> Cell:
 
 
 def _of_strategy(text: Any) -> dict[str, Any]:
-    """Strategy and settings of `gated:guard-detectors=standard`, so that one list holds a strategy more than once."""
+    """What `gated:guard-detectors=standard` or `fedcvae:latent=4` says, so that one list holds a strategy more than once: settings of
+    the federation, and options of the strategy's detector."""
     if not isinstance(text, str) or ":" not in text:
         return {}
     name, options = split_spec(text, "strategy")
-    return {"strategy": name, **{key: _number(value) for key, value in options.items()}}
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    settings = {field.name for field in dataclasses.fields(FederationConfig)}
+    of_detector = {key: value for key, value in options.items() if key not in settings and name in DETECTORS}
+    found = {key: value for key, value in options.items() if key not in of_detector}
+    if of_detector:
+        found["detector_options"] = ",".join(f"{key}={value}" for key, value in of_detector.items())
+    return {"strategy": name, **found}
 
 
 def check_cells(grid: Sequence[Cell]) -> None:

@@ -115,6 +115,36 @@ def test_records_are_plain_json(tmp_path: Path) -> None:
     assert record["result"]["rounds"][0]["clients"][0]["scored"] is True
 
 
+def test_a_strategy_can_stand_in_a_list_more_than_once_with_settings_of_its_own() -> None:
+    listed = ["fedcvae", "fedcvae:size=16,mean-factor=2", "gated:guard-detectors=standard,guard-references=39"]
+    plain, tuned, gate = (cell.config for cell in cells(SHARED, {"strategy": listed}))
+    assert plain is not None
+    assert tuned is not None
+    assert gate is not None
+    assert (tuned.strategy, tuned.detector_options) == ("fedcvae", "size=16,mean_factor=2")
+    assert (gate.strategy, gate.guard_detectors, gate.guard_references) == ("gated", "standard", 39)
+    assert plain.detector_options == ""
+
+
+@pytest.mark.parametrize("strategy", ["fedcvae:latnet=3", "gated:guard-detectrs=standard", "krumm:assumed-malicious=1"])
+def test_settings_of_a_strategy_that_do_not_exist_are_refused(strategy: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        cells(SHARED, {"strategy": [strategy]})
+    assert "did you mean" in caught.value.hint
+
+
+def test_the_first_seed_of_every_cell_comes_before_the_second_of_any() -> None:
+    grid = cells(SHARED, {"seed": [1, 0], "model": ["logistic", "mlp"], "partition": ["iid", "dirichlet:alpha=1"]})
+    order = [(cell.values["seed"], cell.values["model"]) for cell in compare.ordered(grid)]
+    assert order == [(s, m) for s in (0, 1) for m in ("logistic", "mlp") for _ in range(2)]
+
+
+def test_no_cell_begins_after_the_deadline(tmp_path: Path) -> None:
+    grid = cells(SHARED, {"seed": [0, 1]})
+    assert run_grid(grid, tmp_path, progress=False, deadline=0.0) == []
+    assert not list(tmp_path.glob("*.json"))
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     grid = cells(SHARED, {"strategy": ["fedavg", "krum"], "clients": [5], "attacker-share": [0.2], "seed": [0]})

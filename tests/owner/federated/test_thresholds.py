@@ -43,3 +43,9 @@ def test_trust_spreads_until_a_gap_and_no_further() -> None:
     scores = [0.0, 0.1, 0.15, 0.6, 0.65, 1.0]
     assert first_gap(scores, share=0.3).dropped == (False, False, False, True, True, True)
     assert first_gap(scores, share=0.5).dropped == (False,) * 6
+
+
+def test_the_mean_can_be_multiplied_before_it_is_compared() -> None:
+    scores = [1.0, 2.0, 3.0, 10.0]
+    assert round_mean(scores, factor=0.5).dropped == (False, False, True, True)
+    assert round_mean(scores, factor=3.0).dropped == (False,) * 4

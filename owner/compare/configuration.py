@@ -40,8 +40,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigurationError, UnknownNameError
-from owner.federated.compare import Cell, cells
 from owner.federated.config import STRATEGIES
+from owner.federated.grids import Cell, cells
 
 SECTIONS = ("title", "federation", "grid", "marks", "blocks", "missing")
 BLOCK = ("name", "row", "own", "about", "federation", "grid")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from owner.compare.configuration import Comparison
-from owner.federated.compare import Cell, read_record
+from owner.federated.compare import read_record
+from owner.federated.grids import Cell
 
 LIKE = (("setting", "data", "model", "strategy"), ("setting", "data", "model"), ("data", "model"))
 """A cell takes about as long as the mean of those that are like it in these; the first that any has run of."""

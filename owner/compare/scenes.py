@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from owner.compare.configuration import Block
-from owner.federated.compare import SHARE
+from owner.federated.grids import SHARE
 
 Record = Mapping[str, Any]
 

@@ -1,122 +1,32 @@
-"""The comparison's grid: federations and submissions, one record a cell and seed, kept as they come and gone on from.
-
-A grid is a TOML file: `[federation]` holds what all cells share (names of `FederationConfig`), `[grid]` lists what differs.
-
-    [federation]
-    data = "mnist"
-    clients = 10
-    rounds = 5
-
-    [grid]
-    strategy = ["fedavg", "spectral-vae"]
-    attack = ["sign-flip", "add-noise"]
-    attacker-share = [0.3, 0.5]
-    seed = [0, 1, 2]
-"""
+"""Running a grid: one record a cell and seed, kept as they come and gone on from."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
 import json
 import multiprocessing
 import os
 import platform
 import statistics
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.errors import ConfigurationError, PortierError, StorageError, UnknownNameError, VacuousGateError
+from common.errors import PortierError, StorageError, VacuousGateError
 from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
-from common.specs import split_spec
-from owner.federated.config import DETECTORS, FederationConfig, UnservedError
+from owner.federated.config import FederationConfig
+from owner.federated.grids import Cell
 
 FORMAT = 2
-SHARE = "attacker-share"
-"""A dimension of its own: the attackers are then this share of the clients, rounded."""
 
 MEASURES = ("precision", "recall", "f1", "auroc")
 SUMMARY = ("accuracy", "attack_success", "own_attack_success", "seconds_per_round")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One federation of the grid. refused: why it cannot be configured, "" where it can."""
-
-    values: Mapping[str, Any]
-    config: FederationConfig | None
-    refused: str = ""
-
-    @property
-    def name(self) -> str:
-        """Of its record's file: the same for the same values, whatever else the grid holds."""
-        text = json.dumps(dict(self.values), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_grid(path: Path) -> list[Cell]:
-    """The cells of a grid file. Raises ConfigurationError for a file that is none, UnknownNameError naming the nearest field."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"the grid {path} cannot be read: {error}") from None
-    for section in data:
-        if section not in ("federation", "grid"):
-            raise UnknownNameError(f"section in {path}:", section, ("federation", "grid"))
-    return cells(data.get("federation", {}), data.get("grid", {}))
-
-
-def cells(shared: Mapping[str, Any], dimensions: Mapping[str, Any]) -> list[Cell]:
-    """Every combination, the last dimension fastest. A combination that cannot be (Bulyan of too few clients) is a cell with a
-    reason, and no error: it is a row of the table too.
-
-    >>> [cell.values["seed"] for cell in cells({}, {"strategy": ["fedavg"], "seed": [0, 1]})]
-    [0, 1]
-
-    Raises ConfigurationError for a dimension that is no list, UnknownNameError for a name that does not exist.
-    """
-    for name, choices in dimensions.items():
-        if not isinstance(choices, list) or not choices:
-            raise ConfigurationError(f"grid: {name} must be a list of at least one value, not {choices!r}")
-    combinations = itertools.product(*dimensions.values())
-    return [_cell({**shared, **dict(zip(dimensions, chosen, strict=True))}) for chosen in combinations]
-
-
-def _cell(values: dict[str, Any]) -> Cell:
-    given = {**values, **_of_strategy(values.get("strategy"))}
-    share = given.pop(SHARE, None)
-    if share is not None:
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-            raise ConfigurationError(f"grid: {SHARE} must be from 0 to 1, not {share!r}")
-        given["attackers"] = round(share * int(given.get("clients", FederationConfig.clients)))
-    try:
-        return Cell(values, FederationConfig.from_flat(given))
-    except UnservedError as error:
-        return Cell(values, None, error.message)
-
-
-def _of_strategy(text: Any) -> dict[str, Any]:
-    """What `gated:guard-detectors=standard` or `fedcvae:latent=4` says, so that one list holds a strategy more than once: settings of
-    the federation, and options of the strategy's detector."""
-    if not isinstance(text, str) or ":" not in text:
-        return {}
-    name, options = split_spec(text, "strategy")
-    settings = {field.name for field in dataclasses.fields(FederationConfig)}
-    of_detector = {key: value for key, value in options.items() if key not in settings and name in DETECTORS}
-    found = {key: value for key, value in options.items() if key not in of_detector}
-    if of_detector:
-        found["detector_options"] = ",".join(f"{key}={value}" for key, value in of_detector.items())
-    return {"strategy": name, **found}
 
 
 def check_cells(grid: Sequence[Cell]) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from common.errors import ConfigurationError, StorageError, UnknownNameError
 from owner.federated import compare
-from owner.federated.compare import cells, read_grid, run_grid, summarise
+from owner.federated.compare import run_grid, summarise
+from owner.federated.grids import cells, read_grid
 
 SHARED = {
     "model": "logistic",

@@ -145,7 +145,7 @@ def _plan(comparison: Comparison, work: Path, parallel: int, *, as_json: bool) -
         _print_json({"comparison": comparison.name, "seeds": comparison.seeds, "blocks": rows})
         return
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    shown.add_column("block", no_wrap=True)
+    shown.add_column("block", overflow="fold")
     for name in ("cells", "done", "n/a", "to do", "estimated"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:

@@ -11,13 +11,19 @@ from owner.compare.configuration import Comparison
 from owner.federated.compare import read_record
 from owner.federated.grids import Cell
 
-LIKE = (("setting", "data", "model", "strategy"), ("setting", "data", "model"), ("data", "model"))
+LIKE: tuple[tuple[str, ...], ...] = (
+    ("setting", "data", "model", "strategy"),
+    ("setting", "data", "model"),
+    ("data", "model"),
+    ("model",),
+    (),
+)
 """A cell takes about as long as the mean of those that are like it in these; the first that any has run of."""
 
 
 def plan_of(comparison: Comparison, directory: Path) -> list[dict[str, Any]]:
     """A row a block: block, cells, done, unserved (known to be n/a), to_do, and seconds, what those take one after the other; None
-    where no cell like one of them has run. A cell of two blocks is counted in each. Raises StorageError for a damaged record."""
+    where no cell at all has run. A cell of two blocks is counted in each. Raises StorageError for a damaged record."""
     records = {cell.name: read_record(directory, cell) for cell in comparison.cells}
     times: dict[tuple[Any, ...], list[float]] = {}
     for record in records.values():

@@ -19,7 +19,7 @@ from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.gated import GatedStrategy, Refresh
 from owner.federated.guard_fitting import GuardFitter
 from owner.federated.pretraining import HonestRounds
-from owner.federated.shared_work import play_honestly
+from owner.federated.shared_work import fitted_detector
 from owner.federated.spectral import SpectralDetector, SpectralOptions
 from owner.federated.strategies import FedCLEAN, FedCVAE, RobustStrategy, SpectralVAE
 from owner.federated.vetted import VettedStrategy
@@ -42,10 +42,13 @@ def choose_strategy(
     """
     options, inner = config.detector, merging(config)
     if isinstance(options, (SpectralOptions, FedCVAEOptions)):
-        found = honest or play_honestly(config, progress=progress)
-        if isinstance(options, SpectralOptions):
-            return SpectralVAE(SpectralDetector(options).fit(found), inner)
-        return FedCVAE(CVAEDetector(options).fit(found), inner)
+        if honest is None:
+            detector = fitted_detector(config, progress=progress)
+        elif isinstance(options, SpectralOptions):
+            detector = SpectralDetector(options).fit(honest)
+        else:
+            detector = CVAEDetector(options).fit(honest)
+        return SpectralVAE(detector, inner) if isinstance(detector, SpectralDetector) else FedCVAE(detector, inner)
     if isinstance(options, CleanOptions):
         triggers = _mixed(shares.trigger_fit, config.seed)
         return FedCLEAN(

@@ -1,23 +1,28 @@
-"""What many federations of a comparison have in common, made once a process: the release, and honest rounds on public data.
+"""What many federations of a comparison have in common, made once a process: the release, honest rounds on public data,
+and what learns from them.
 
-Neither depends on who attacks, how, or how clients divide the data that are left.
+None of it depends on who attacks, how, or how clients divide the data that are left.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from dataclasses import dataclass
 
 from torch import nn
 
 from common.devices import Compute, choose_compute
+from common.errors import GuardError
 from common.federation import FederatedTask
 from common.models import build
 from common.randomness import derived_seed
 from common.training import train
 from common.weights import Weights
 from owner.federated.config import FederationConfig
+from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.pretraining import HonestRounds, honest_rounds
+from owner.federated.spectral import SpectralDetector, SpectralOptions
 
 
 def initial_model(config: FederationConfig, *, compute: Compute, progress: bool | None = None) -> nn.Module:
@@ -27,15 +32,41 @@ def initial_model(config: FederationConfig, *, compute: Compute, progress: bool 
     return model.to(compute.device)
 
 
-def play_honestly(config: FederationConfig, *, progress: bool | None = None) -> HonestRounds:
-    """Honest rounds on public data from the first global model, as this federation's clients would train."""
-    return _honest(
+def fitted_detector(config: FederationConfig, *, progress: bool | None = None) -> SpectralDetector | CVAEDetector:
+    """The strategy's VAE or CVAE, fitted on honest rounds from the first global model. Raises GuardError, ModelError."""
+    options = config.detector
+    if not isinstance(options, (SpectralOptions, FedCVAEOptions)):
+        raise GuardError(f"{config.strategy} learns nothing from honest rounds")
+    return _detector(_honest_of(config, progress), options)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """What honest rounds follow from."""
+
+    task: FederatedTask
+    release_epochs: int
+    rounds: int
+    contributors: int
+    progress: bool | None
+
+
+def _honest_of(config: FederationConfig, progress: bool | None) -> _Rounds:
+    return _Rounds(
         _common(config, local_epochs=config.local_epochs),
         config.release_epochs,
         config.pretraining_rounds or config.rounds,
         config.pretraining_contributors,
         progress,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _detector(rounds: _Rounds, options: SpectralOptions | FedCVAEOptions) -> SpectralDetector | CVAEDetector:
+    honest = _honest(rounds)
+    if isinstance(options, SpectralOptions):
+        return SpectralDetector(options).fit(honest)
+    return CVAEDetector(options).fit(honest)
 
 
 def _common(config: FederationConfig, *, local_epochs: int) -> FederatedTask:
@@ -56,20 +87,19 @@ def _release(task: FederatedTask, epochs: int, progress: bool | None) -> Weights
 
 # One: of a large model they are hundreds of megabytes.
 @functools.lru_cache(maxsize=1)
-def _honest(
-    task: FederatedTask, release_epochs: int, rounds: int, contributors: int, progress: bool | None
-) -> HonestRounds:
+def _honest(how: _Rounds) -> HonestRounds:
+    task = how.task
     model = _built(task)
-    model.load_state_dict(_release(dataclasses.replace(task, local_epochs=1), release_epochs, progress))
+    model.load_state_dict(_release(dataclasses.replace(task, local_epochs=1), how.release_epochs, how.progress))
     return honest_rounds(
         model,
         task.shares().references,
         task.training(0, 0),
-        rounds=rounds,
-        contributors=contributors,
+        rounds=how.rounds,
+        contributors=how.contributors,
         seed=task.seed,
         compute=choose_compute(task.device, task.precision),
-        progress=progress,
+        progress=how.progress,
     )
 
 

@@ -18,6 +18,7 @@ class Examples:
         a two-view image is two tensors, a table one float tensor, a text one integer tensor.
     labels: (N,) int64, each in 0..C-1.
     class_names: C names, in label order.
+    clients: (N,) int64, whose each example is where the data come so divided (a sensor, a hospital); None where nobody knows.
 
     >>> digits = Examples((torch.zeros(3, 1, 8, 8, dtype=torch.uint8),), torch.tensor([0, 1, 1]), ("zero", "one"))
     >>> len(digits), digits.classes, digits.input_shape
@@ -29,6 +30,7 @@ class Examples:
     inputs: tuple[Tensor, ...]
     labels: Tensor
     class_names: tuple[str, ...]
+    clients: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -42,6 +44,11 @@ class Examples:
             raise DataError(
                 f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, "
                 f"but there are {len(self.class_names)} classes"
+            )
+        if self.clients is not None and (self.clients.dtype != torch.int64 or self.clients.shape != self.labels.shape):
+            raise DataError(
+                f"clients must be int64 of shape ({len(self.labels)},) as the labels are, not {self.clients.dtype} "
+                f"{tuple(self.clients.shape)}"
             )
 
     def __len__(self) -> int:
@@ -65,7 +72,9 @@ class Examples:
 
     def take(self, indices: Tensor) -> Examples:
         """The examples at `indices` ((n,) int64, or (N,) bool), in that order."""
-        return replace(self, inputs=tuple(t[indices] for t in self.inputs), labels=self.labels[indices])
+        clients = None if self.clients is None else self.clients[indices]
+        inputs = tuple(t[indices] for t in self.inputs)
+        return replace(self, inputs=inputs, labels=self.labels[indices], clients=clients)
 
     def with_images(self, images: Tensor) -> Examples:
         return replace(self, inputs=(images,))
@@ -74,18 +83,25 @@ class Examples:
         return replace(self, labels=labels)
 
     def to(self, device: torch.device | str) -> Examples:
-        return replace(self, inputs=tuple(t.to(device) for t in self.inputs), labels=self.labels.to(device))
+        clients = None if self.clients is None else self.clients.to(device)
+        inputs = tuple(t.to(device) for t in self.inputs)
+        return replace(self, inputs=inputs, labels=self.labels.to(device), clients=clients)
 
 
 def join(*parts: Examples) -> Examples:
-    """All examples of `parts`, one after the other. Raises DataError where the classes differ."""
+    """All examples of `parts`, one after the other; of clients only where each part knows them.
+
+    Raises DataError where the classes differ.
+    """
     if len({part.class_names for part in parts}) != 1:
         raise DataError("examples of different classes cannot be joined")
     columns = zip(*(part.inputs for part in parts), strict=True)
+    clients = [part.clients for part in parts if part.clients is not None]
     return Examples(
         tuple(torch.cat(column) for column in columns),
         torch.cat([part.labels for part in parts]),
         parts[0].class_names,
+        torch.cat(clients) if len(clients) == len(parts) else None,
     )
 
 

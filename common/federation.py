@@ -32,7 +32,8 @@ class FederatedTask:
     """data: a data set by name or path. data_dir: folder of data sets; "" is $PORTIER_DATA.
     examples: use so many of the training set, 0 for all.
     model: an architecture by name, or `package.module:factory`.
-    clients: how many hold a share. partition: how the shares differ, without index and count: `iid`, `dirichlet:alpha=0.5`.
+    clients: how many hold a share. partition: how the shares differ, without index and count: `iid`, `dirichlet:alpha=0.5`,
+        `natural`.
     attackers: how many of them attack, chosen by `seed`. attack: what they do, as `flip:source=7,target=6`.
     local_epochs, learning_rate, batch_size, optimiser, momentum, weight_decay: of the training in a round.
     owner_train, owner_references: fractions of the training set that the owner keeps, to train the release and as public data.

@@ -9,7 +9,18 @@ from typing import Any, Final
 
 from common.errors import ModelError, UnknownNameError
 
-ARCHITECTURES: Final = ("badnet-cnn", "cnn", "logistic", "mlp", "resnet152", "resnet18", "vgg19", "wrn-28-10")
+ARCHITECTURES: Final = (
+    "badnet-cnn",
+    "cnn",
+    "gru",
+    "linear-svm",
+    "logistic",
+    "mlp",
+    "resnet152",
+    "resnet18",
+    "vgg19",
+    "wrn-28-10",
+)
 """The names that `common.models.build` knows."""
 
 _MAX_INPUT_ELEMENTS = 1 << 26

@@ -17,11 +17,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import ModelError
+from common.losses import multiclass_hinge
 from common.model_spec import ARCHITECTURES, ModelSpec
 from common.randomness import random_state
+from common.recurrent import Gru
 from common.wide_resnet import WideResNet
 
 LARGE_IMAGE = 96
@@ -32,7 +34,7 @@ def architectures() -> tuple[str, ...]:
     """The built-in names, sorted.
 
     >>> architectures()
-    ('badnet-cnn', 'cnn', 'logistic', 'mlp', 'resnet152', 'resnet18', 'vgg19', 'wrn-28-10')
+    ('badnet-cnn', 'cnn', 'gru', 'linear-svm', 'logistic', 'mlp', 'resnet152', 'resnet18', 'vgg19', 'wrn-28-10')
     """
     return ARCHITECTURES
 
@@ -91,7 +93,7 @@ def _image_shape(spec: ModelSpec, smallest: int) -> tuple[int, int, int]:
     if len(spec.input_shape) != 3:
         raise ModelError(
             f"{spec.architecture} takes images (channels, height, width), not inputs of shape {spec.input_shape}",
-            hint="mlp and logistic take any shape; a model of your own takes what you like: package.module:factory",
+            hint="mlp, logistic and linear-svm take numbers of any shape, gru texts; a model of your own takes what you like: package.module:factory",
         )
     channels, height, width = spec.input_shape
     if min(height, width) < smallest:
@@ -161,6 +163,26 @@ def _mlp(spec: ModelSpec) -> nn.Module:
 
 def _logistic(spec: ModelSpec) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(spec.input_shape), spec.classes))
+
+
+class LinearSvm(nn.Sequential):
+    """A linear classifier that is trained on the hinge loss: with weight decay, a soft-margin support vector machine."""
+
+    def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return multiclass_hinge(logits, labels)
+
+
+def _linear_svm(spec: ModelSpec) -> nn.Module:
+    return LinearSvm(nn.Flatten(), nn.Linear(math.prod(spec.input_shape), spec.classes))
+
+
+def _gru(spec: ModelSpec) -> nn.Module:
+    if len(spec.input_shape) != 1:
+        raise ModelError(
+            f"gru takes sequences of word numbers (length,), not inputs of shape {spec.input_shape}",
+            hint="texts become such sequences when they are loaded: a parquet file with the columns text and label",
+        )
+    return Gru(spec.classes)
 
 
 def _torchvision_models() -> Any:
@@ -233,6 +255,8 @@ def _he_initialised(layer: nn.Conv2d) -> nn.Conv2d:
 _BUILDERS: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "badnet-cnn": _badnet_cnn,
     "cnn": _cnn,
+    "gru": _gru,
+    "linear-svm": _linear_svm,
     "logistic": _logistic,
     "mlp": _mlp,
     "resnet152": _resnet("resnet152"),

@@ -1,4 +1,4 @@
-"""Dividing a data set among contributors: evenly, by Dirichlet class mixes, or a few classes each.
+"""Dividing a data set among contributors: evenly, by Dirichlet class mixes, a few classes each, or as the data come divided.
 
 `iid` and `dirichlet` give the same indices as flwr-datasets' partitioners at the same seed, so that the Flower side
 and ours hand out the same shares.
@@ -92,6 +92,32 @@ def pathological(labels: Tensor, count: int, classes_each: int, seed: int) -> li
     return [_shuffled(np.concatenate(part), generator) for part in parts]
 
 
+def natural(clients: Tensor | None, count: int, seed: int) -> list[Tensor]:
+    """Each share is what one client of the data set has, in the order of the clients' numbers. clients: (N,) int64.
+
+    Where there are fewer shares than clients, whole clients are dealt round in a random order.
+
+    >>> [share.tolist() for share in natural(torch.tensor([7, 2, 7, 2]), 2, seed=0)]
+    [[1, 3], [0, 2]]
+
+    Raises DataError where nobody knows whose the examples are, ConfigurationError where there are more shares than clients.
+    """
+    if clients is None:
+        raise DataError(
+            "natural: these data do not say whose each example is",
+            hint="take a data set that comes divided (synthetic, vehicle-sensors, a `client` column), or another partition",
+        )
+    present = np.unique(clients.cpu().numpy())
+    if not 1 <= count <= len(present):
+        raise ConfigurationError(
+            f"natural: the examples are of {len(present)} clients and can be divided among 1 to {len(present)}, not {count}"
+        )
+    if count < len(present):
+        present = np.random.default_rng(seed).permutation(present)
+    whose = clients.cpu().numpy()
+    return [torch.from_numpy(np.flatnonzero(np.isin(whose, present[i::count]))) for i in range(count)]
+
+
 @dataclass(frozen=True)
 class Partition(ABC):
     """Share number `index` (from 0) of `count`, for someone who holds the whole data set and takes only their part."""
@@ -108,12 +134,12 @@ class Partition(ABC):
         in_range(self.name, "seed", self.seed, 0, (1 << 63) - 1)
 
     @abstractmethod
-    def divide(self, labels: Tensor) -> list[Tensor]:
-        """All `count` shares, as index tensors."""
+    def divide(self, labels: Tensor, clients: Tensor | None = None) -> list[Tensor]:
+        """All `count` shares, as index tensors. labels, clients: (N,), as `Examples` has them."""
 
     def apply(self, examples: Examples) -> Examples:
         """The examples of share `index`."""
-        return examples.take(self.divide(examples.labels)[self.index])
+        return examples.take(self.divide(examples.labels, examples.clients)[self.index])
 
     def __str__(self) -> str:
         """The specification `parse_partition` reads back."""
@@ -124,7 +150,7 @@ class Partition(ABC):
 class Iid(Partition):
     name = "iid"
 
-    def divide(self, labels: Tensor) -> list[Tensor]:
+    def divide(self, labels: Tensor, clients: Tensor | None = None) -> list[Tensor]:
         return iid(labels, self.count, self.seed)
 
 
@@ -140,7 +166,7 @@ class Dirichlet(Partition):
         in_range(self.name, "alpha", self.alpha, 1e-6, 1e6)
         in_range(self.name, "min_size", self.min_size, 0, 1 << 40)
 
-    def divide(self, labels: Tensor) -> list[Tensor]:
+    def divide(self, labels: Tensor, clients: Tensor | None = None) -> list[Tensor]:
         return dirichlet(labels, self.count, self.alpha, self.seed, self.min_size)
 
 
@@ -154,11 +180,19 @@ class Pathological(Partition):
         super().__post_init__()
         in_range(self.name, "classes", self.classes, 1, 1_000_000)
 
-    def divide(self, labels: Tensor) -> list[Tensor]:
+    def divide(self, labels: Tensor, clients: Tensor | None = None) -> list[Tensor]:
         return pathological(labels, self.count, self.classes, self.seed)
 
 
-KINDS: dict[str, type[Partition]] = {kind.name: kind for kind in (Iid, Dirichlet, Pathological)}
+@dataclass(frozen=True)
+class Natural(Partition):
+    name = "natural"
+
+    def divide(self, labels: Tensor, clients: Tensor | None = None) -> list[Tensor]:
+        return natural(clients, self.count, self.seed)
+
+
+KINDS: dict[str, type[Partition]] = {kind.name: kind for kind in (Iid, Dirichlet, Pathological, Natural)}
 
 
 def parse_partition(text: str) -> Partition:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -31,6 +30,7 @@ from common.evaluation import Evaluation, evaluate
 from common.examples import Examples, as_model_inputs
 from common.fine_tuning import frozen, laid_out, reinitialise
 from common.forward import forward, in_memory_format, modes_kept
+from common.losses import training_loss
 from common.progress import progress_bar
 from common.randomness import derived_seed, generator, random_state
 from common.training_hooks import TrainingHooks
@@ -66,6 +66,8 @@ def train(
     hooks: TrainingHooks | None = None,
 ) -> TrainingReport:
     """Trains `model` in place; it ends on `compute.device`, each module in the mode (training or not) it was found in.
+
+    The loss is cross-entropy, or the model's own `training_loss` (`common.losses`).
 
     head: of the model, where `options.reinitialise_head` should not take the last nn.Linear of the forward pass.
     checkpoint: file (or existing directory) that holds the state after each epoch. Where it is there already, training
@@ -211,7 +213,7 @@ class _Loop:
             _evaluating_batch_norm(self.model)
         with self.compute.autocast():
             logits = forward(self.model, inputs, self.examples.classes)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.options.label_smoothing)
+            loss = training_loss(self.model, logits.float(), labels, label_smoothing=self.options.label_smoothing)
             if self.hooks is not None:
                 loss = self.hooks.loss(self.model, inputs, labels, logits, loss)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ class TrainingHooks:
         """The loss to go down on, called under autocast after the forward pass.
 
         inputs: of the batch as the model saw them, augmented, uint8 images as floats in [0, 1].
-        labels: (n,). logits: (n, C), as the model gave them. loss: scalar, their cross-entropy.
+        labels: (n,). logits: (n, C), as the model gave them. loss: scalar, the model's own (`common.losses`).
         """
         return loss
 

@@ -22,7 +22,7 @@ class TrainingOptions:
     optimiser: sgd (Nesterov momentum), adam or adamw.
     momentum, weight_decay: of the optimiser; momentum is for sgd alone.
     schedule: one-cycle or constant.
-    label_smoothing: mass taken from the true class, in [0, 1).
+    label_smoothing: mass taken from the true class, in [0, 1); of cross-entropy alone.
     augmentation: none, crop (shift by up to an eighth of the side) or crop-flip.
     frozen_layers: so many first layers with parameters are not trained.
     reinitialise_head: start the classification head anew, in the same shape.

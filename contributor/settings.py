@@ -59,8 +59,8 @@ digits, cifar10, mnist, fashion-mnist, gtsrb, or any folder below data_dir."""
     data_dir: UserPath | None = None
     """Folder in which data sets are looked for by name; $PORTIER_DATA is the same setting."""
     partition: str | None = None
-    """Use a part of the data only: iid:index=0,count=4, dirichlet:alpha=0.5,index=0,count=4 or
-pathological:classes=2,index=0,count=4."""
+    """Use a part of the data only: iid:index=0,count=4, dirichlet:alpha=0.5,index=0,count=4,
+pathological:classes=2,index=0,count=4, or natural:index=0,count=23 of data that come divided among clients."""
     held_out: UserPath | None = None
     """Examples file, not trained on, on which the model is measured before and after, for the report."""
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)

@@ -1,7 +1,7 @@
 """Examples as one safetensors file: how a share of a data set is handed to another process.
 
-Tensors `inputs.0`, `inputs.1` ... and `labels`; the metadata hold `format` ("portier-examples-1") and `class_names`
-(a JSON list). A folder with `train.safetensors` and, optionally, `test.safetensors` is a data set.
+Tensors `inputs.0`, `inputs.1` ..., `labels`, and `clients` where it is known whose they are; the metadata hold `format`
+("portier-examples-1") and `class_names` (a JSON list). A folder with `train.safetensors` and, optionally, `test.safetensors` is a data set.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def save_examples(path: Path, examples: Examples) -> None:
     """Write `examples` to `path`, whole or not at all. Raises StorageError where that fails."""
     tensors = {f"inputs.{i}": tensor.cpu().contiguous() for i, tensor in enumerate(examples.inputs)}
     tensors["labels"] = examples.labels.cpu().contiguous()
+    if examples.clients is not None:
+        tensors["clients"] = examples.clients.cpu().contiguous()
     metadata = {"format": FORMAT, "class_names": json.dumps(examples.class_names, ensure_ascii=False)}
     with atomic_writer(Path(path)) as file:
         file.write(safetensors.torch.save(tensors, metadata))
@@ -47,13 +49,13 @@ def load_examples(path: Path) -> Examples:
             f"{path} holds no examples: its format is {metadata.get('format', 'not stated')!r}, not {FORMAT!r}",
             hint="model weights are safetensors files too; examples are written by save_examples",
         )
-    labels = tensors.pop("labels", None)
+    labels, clients = tensors.pop("labels", None), tensors.pop("clients", None)
     inputs = [tensors.pop(f"inputs.{i}", None) for i in range(len(tensors))]
     given = tuple(tensor for tensor in inputs if tensor is not None)
     if labels is None or tensors or not given:
-        raise DataError(f"{path} must hold labels and inputs.0, inputs.1 ... and nothing else")
+        raise DataError(f"{path} must hold labels and inputs.0, inputs.1 ... (clients perhaps), and nothing else")
     try:
-        return Examples(given, labels, _class_names(metadata))
+        return Examples(given, labels, _class_names(metadata), clients)
     except (DataError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
 

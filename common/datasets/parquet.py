@@ -1,13 +1,15 @@
-"""Parquet files in the Hugging Face layout: `image` = struct{bytes, path} (or a `features` vector), and `label`.
+"""Parquet files in the Hugging Face layout: `image` = struct{bytes, path} (or a `features` vector, or a `text`), and `label`.
 
-Class names come from the feature metadata in the schema (`ClassLabel`); without them classes are named by number.
+A column `client` of whole numbers says whose each row is. Texts become sequences of word numbers, by `vocabulary.txt` in the
+folder, else by the words of the training rows: who brings texts to a model that is trained already needs its vocabulary. Class
+names come from the feature metadata in the schema (`ClassLabel`); without them classes are named by number.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,13 @@ from common.datasets.dataset import DataSet, hold_out
 from common.datasets.decoding import Source, decode_images
 from common.errors import DataError
 from common.examples import Examples
+from common.vocabulary import FILE_NAME as VOCABULARY_FILE
+from common.vocabulary import Vocabulary
 
 BATCH = 1024
+
+CLIENT_COLUMN = "client"
+"""Numbers the client that a row comes from, from 0."""
 
 GROUP_COLUMNS = ("track", "patient_id", "patient", "pole", "group")
 """Columns that say which rows belong together. Tracks are numbered anew in each class, the others name one thing."""
@@ -48,11 +55,37 @@ def load_parquet(folder: Path, *, size: int | tuple[int, int] | None, seed: int,
     train, test = (_Part.open(find_parts(folder, part)) for part in ("train", "test"))
     if train is None:
         raise DataError(f"{folder} holds no train.parquet")
+    classes = train.class_names or _numbered(torch.cat([part.labels for part in (train, test) if part is not None]))
+    texts = train.texts()
+    if texts is not None:
+        return _load_texts(folder, name, classes, texts, train, test, seed)
     if test is None:
-        classes = train.class_names or _numbered(train.labels)
         return hold_out(name, train.examples(classes, size), seed=seed, groups=train.groups)
-    classes = train.class_names or _numbered(torch.cat([train.labels, test.labels]))
     return DataSet(name, train.examples(classes, size), test.examples(classes, size), train.groups, test.groups)
+
+
+def _load_texts(
+    folder: Path, name: str, classes: tuple[str, ...], texts: list[str], train: _Part, test: _Part | None, seed: int
+) -> DataSet:
+    # The vocabulary is the training rows', so rows are parted, by their numbers, before words are counted.
+    rows = train.having(torch.arange(len(texts))[:, None], classes)
+    if test is None:
+        data = hold_out(name, rows, seed=seed, groups=train.groups)
+        held_out = texts
+    else:
+        found = test.texts()
+        if found is None:
+            raise DataError(f"{test.files[0]} has no column `text`, and {train.files[0]} has one")
+        data = DataSet(name, rows, test.having(torch.arange(len(found))[:, None], classes), train.groups, test.groups)
+        held_out = found
+    learnt = [texts[row] for row in data.train.images.flatten().tolist()]
+    file = folder / VOCABULARY_FILE
+    vocabulary = Vocabulary.read(file) if file.is_file() else Vocabulary.of(learnt)
+    return replace(
+        data,
+        train=data.train.with_images(vocabulary.encode(learnt)),
+        test=data.test.with_images(vocabulary.encode([held_out[row] for row in data.test.images.flatten().tolist()])),
+    )
 
 
 def first_image_bytes(file: Path) -> bytes:
@@ -73,6 +106,7 @@ class _Part:
     label_column: str
     labels: Tensor
     groups: Tensor | None
+    clients: Tensor | None
 
     @classmethod
     def open(cls, files: Sequence[Path]) -> _Part | None:
@@ -82,7 +116,10 @@ class _Part:
         features = _features(schema)
         label = _label_column(files[0], schema, features)
         labels = torch.from_numpy(np.concatenate([_whole_numbers(file, label) for file in files]))
-        return cls(tuple(files), schema, features, label, labels, _groups(files, schema, labels))
+        whose = None
+        if CLIENT_COLUMN in schema.names and pa.types.is_integer(schema.field(CLIENT_COLUMN).type):
+            whose = torch.from_numpy(np.concatenate([_whole_numbers(file, CLIENT_COLUMN) for file in files]))
+        return cls(tuple(files), schema, features, label, labels, _groups(files, schema, labels), whose)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -101,14 +138,28 @@ class _Part:
                 inputs = torch.from_numpy(np.concatenate([_vectors(file) for file in self.files]))
             else:
                 raise DataError(
-                    f"{self.files[0]} has neither images nor a `features` column, but {', '.join(self.schema.names)}",
+                    f"{self.files[0]} has neither images nor a `features` or `text` column, but "
+                    f"{', '.join(self.schema.names)}",
                     hint="images are a struct{bytes, path} column, as Hugging Face datasets write it",
                 )
-            return Examples((inputs,), self.labels, classes)
+            return self.having(inputs, classes)
         except DataError as error:
             if str(self.files[0].parent) in error.message:
                 raise
             raise DataError(f"{self.files[0]}: {error.message}", hint=error.hint) from None
+
+    def having(self, inputs: Tensor, classes: tuple[str, ...]) -> Examples:
+        return Examples((inputs,), self.labels, classes, self.clients)
+
+    def texts(self) -> list[str] | None:
+        """None where the rows are no texts. Raises DataError for a column `text` that holds something else."""
+        if (
+            "text" not in self.schema.names
+            or _image_column(self.schema, self.features)
+            or "features" in self.schema.names
+        ):
+            return None
+        return [text for file in self.files for text in _texts(file)]
 
     def _sources(self, column: str) -> Iterator[Source]:
         for file in self.files:
@@ -186,11 +237,22 @@ def _whole_numbers(file: Path, column: str) -> np.ndarray:
         if numbers.size and numbers.min() < 0:
             raise DataError(
                 f"row {row + int(np.argmax(numbers < 0))} of {file} has the {column} {numbers.min()}",
-                hint="rows without a label (-1) cannot be trained on or evaluated: leave them out",
+                hint=f"rows without a {column} (-1) cannot be used: leave them out",
             )
         parts.append(numbers)
         row += len(numbers)
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _texts(file: Path) -> Iterator[str]:
+    row = 0
+    for values in _batches(file, "text"):
+        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+            raise DataError(f"{file}: column text must hold texts, not {values.type}")
+        if values.null_count:
+            raise DataError(f"row {row + values.is_null().index(True).as_py()} of {file} has no text")
+        yield from values.to_pylist()
+        row += len(values)
 
 
 def _vectors(file: Path) -> np.ndarray:

@@ -16,10 +16,12 @@ from common.datasets.downloads import is_downloaded, load_download
 from common.datasets.files import SUFFIX, load_file, load_file_folder
 from common.datasets.folders import has_classes, load_folder
 from common.datasets.parquet import find_parts, load_parquet
+from common.datasets.synthetic import NAME as SYNTHETIC
+from common.datasets.synthetic import load_synthetic, parse_synthetic
 from common.errors import DataError, UnknownNameError
 from common.examples import Examples
 
-NAMES = ("digits", "cifar10", "mnist", "fashion-mnist", "gtsrb")
+NAMES = ("digits", "synthetic", "cifar10", "mnist", "fashion-mnist", "gtsrb")
 """Data sets known by name. `-` and `_` are the same."""
 
 
@@ -33,9 +35,10 @@ def load(
 ) -> DataSet:
     """The data set called `name_or_path`, or that is kept at this path.
 
-    A name is `digits` (comes with scikit-learn), one of NAMES, or any other folder below the data folder. cifar10,
-    mnist, fashion-mnist and gtsrb are read from `<data_dir>/<name>/{train,test}.parquet`, else from where torchvision
-    keeps its downloads. A path is an image folder, a folder of parquet or of examples files, or one examples file.
+    A name is `digits` (comes with scikit-learn), `synthetic` or `synthetic:alpha=0.5,beta=0.5` (generated, see
+    `common.datasets.synthetic`), one of NAMES, or any other folder below the data folder. cifar10, mnist, fashion-mnist
+    and gtsrb are read from `<data_dir>/<name>/{train,test}.parquet`, else from where torchvision keeps its downloads. A path
+    is an image folder, a folder of parquet or of examples files, or one examples file.
 
     data_dir: folder of data sets; None is $PORTIER_DATA.
     download: let torchvision fetch what is missing, into `data_dir` or the user's cache folder.
@@ -67,6 +70,8 @@ def _reader(
     name = name_or_path.lower().replace("_", "-")
     if name == "digits":
         return partial(_digits, seed)
+    if name.partition(":")[0] == SYNTHETIC:
+        return partial(load_synthetic, parse_synthetic(name_or_path), seed=seed)
     if name in NAMES:
         return _by_name(name, given, download=download, seed=seed, size=size)
     path = Path(name_or_path).expanduser()

@@ -120,8 +120,8 @@ def population(config: FederationConfig, *, pool: int) -> HonestPopulation:
 
     pool: images at hand for references; a share cannot be larger.
     """
-    sizes = [len(share) for share in config.share_of(0).divide(config.shares().unclaimed.labels)]
-    share = config.share_of(0)
+    share, unclaimed = config.share_of(0), config.shares().unclaimed
+    sizes = [len(part) for part in share.divide(unclaimed.labels, unclaimed.clients)]
     return HonestPopulation(
         sizes=(min([*sizes, pool]), min(max(sizes), pool)),
         learning_rate=(1.0, 1.0),

@@ -7,10 +7,18 @@ from torch import Tensor, nn
 from common.activations import activations_depend_on_parameters, find_head, observe
 from common.devices import choose_compute
 from common.errors import ModelError
+from common.examples import as_model_inputs
 from common.model_spec import ModelSpec
 from common.models import architectures, build
 
 CPU = choose_compute("cpu", "float32")
+
+
+def example_of(name: str) -> tuple[ModelSpec, tuple[Tensor, ...]]:
+    """A small specification of the architecture, and six inputs for it: images, or texts."""
+    if name == "gru":
+        return ModelSpec(name, (9,), 4), (torch.randint(0, 10_000, (6, 9), generator=torch.Generator().manual_seed(0)),)
+    return ModelSpec(name, (1, 8, 8), 4), images(6, 1, 8, 8)
 
 
 def images(count: int, *shape: int) -> tuple[Tensor, ...]:
@@ -19,21 +27,21 @@ def images(count: int, *shape: int) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("name", architectures())
 def test_the_head_of_the_features_is_the_model(name: str) -> None:
-    model = build(ModelSpec(name, (1, 8, 8), 4), seed=0)
-    inputs = images(6, 1, 8, 8)
+    spec, inputs = example_of(name)
+    model = build(spec, seed=0)
     head = find_head(model, inputs)
     seen = observe(model, inputs, head=head, compute=CPU, batch_size=4)
     with torch.no_grad():
         torch.testing.assert_close(model.get_submodule(head)(seen.features), seen.logits)
-        torch.testing.assert_close(model.eval()(inputs[0].float() / 255), seen.logits)
+        torch.testing.assert_close(model.eval()(*as_model_inputs(inputs, "cpu")), seen.logits)
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_only_logistic_regression_has_activations_that_training_cannot_move(name: str) -> None:
-    model = build(ModelSpec(name, (1, 8, 8), 4), seed=0)
-    inputs = images(2, 1, 8, 8)
+def test_only_linear_models_have_activations_that_training_cannot_move(name: str) -> None:
+    spec, inputs = example_of(name)
+    model = build(spec, seed=0)
     head = find_head(model, inputs)
-    expected = name != "logistic"
+    expected = name not in {"logistic", "linear-svm"}
     assert activations_depend_on_parameters(model, head) is expected
     assert activations_depend_on_parameters(model, head, inputs) is expected
 

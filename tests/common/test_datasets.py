@@ -324,8 +324,8 @@ def test_a_damaged_parquet_file_is_named(parquet: Path) -> None:
 
 
 def test_missing_columns_are_listed(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "train.parquet")
-    with pytest.raises(DataError, match="neither images nor a `features` column, but text, label"):
+    pq.write_table(pa.table({"sound": ["a"], "label": [0]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="neither images nor a `features` or `text` column, but sound, label"):
         load(str(tmp_path))
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match="no column `label`, but text"):

@@ -11,15 +11,16 @@ from common.errors import ModelError, UnknownNameError
 from common.model_spec import ModelSpec
 from common.models import architectures, build
 
-SMALL = tuple(name for name in architectures() if name not in {"resnet152", "wrn-28-10"})
+OF_IMAGES = tuple(name for name in architectures() if name != "gru")
+SMALL = tuple(name for name in OF_IMAGES if name not in {"resnet152", "wrn-28-10"})
 
 
 def parameters(spec: ModelSpec) -> int:
     return sum(p.numel() for p in build(spec, seed=0).parameters())
 
 
-@pytest.mark.parametrize("name", architectures())
-def test_every_architecture_runs_on_8x8_grey_images(name: str) -> None:
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_every_architecture_but_the_one_of_texts_runs_on_8x8_grey_images(name: str) -> None:
     model = build(ModelSpec(name, (1, 8, 8), 3), seed=0).eval()
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 3)
 
@@ -40,6 +41,8 @@ def test_any_image_size_and_class_count_will_do(name: str, shape: tuple[int, ...
         ("resnet18", (3, 32, 32), 11_173_962),  # the count of the common CIFAR-10 form
         ("vgg19", (3, 32, 32), 20_040_522),
         ("logistic", (1, 28, 28), 7_850),  # Li et al., 2020: "all 7 850"
+        ("linear-svm", (100,), 1_010),
+        ("gru", (32,), 10_000 * 64 + 2 * 3 * 64 * 64 + 2 * 3 * 64 + 650),
     ],
 )
 def test_parameters_are_as_many_as_the_papers_say(name: str, shape: tuple[int, ...], count: int) -> None:
@@ -76,7 +79,8 @@ def test_a_seed_gives_the_same_weights_whatever_ran_before(name: str) -> None:
 
 @pytest.mark.parametrize("name", architectures())
 def test_a_fresh_model_holds_finite_weights_of_a_sane_size(name: str) -> None:
-    for key, tensor in build(ModelSpec(name, (1, 8, 8), 3), seed=0).state_dict().items():
+    shape = (1, 8, 8) if name in OF_IMAGES else (32,)
+    for key, tensor in build(ModelSpec(name, shape, 3), seed=0).state_dict().items():
         assert tensor.device.type == "cpu", key
         assert tensor.double().abs().max() < 10, key
 
@@ -118,7 +122,7 @@ def test_a_description_without_its_classes_is_refused() -> None:
         ModelSpec.from_json({"architecture": "cnn", "input_shape": [1, 8, 8]})
 
 
-@pytest.mark.parametrize("name", sorted(set(architectures()) - {"mlp", "logistic"}))
+@pytest.mark.parametrize("name", sorted(set(OF_IMAGES) - {"mlp", "logistic", "linear-svm"}))
 def test_an_image_too_small_is_refused_with_the_limit(name: str) -> None:
     with pytest.raises(ModelError, match="at least 4x4"):
         build(ModelSpec(name, (1, 3, 8), 10))
@@ -128,6 +132,27 @@ def test_a_table_is_refused_by_a_convolutional_network_and_taken_by_mlp() -> Non
     with pytest.raises(ModelError, match="takes images"):
         build(ModelSpec("cnn", (12,), 2))
     assert build(ModelSpec("mlp", (12,), 2), seed=0)(torch.rand(5, 12)).shape == (5, 2)
+
+
+@pytest.mark.parametrize("name", ["mlp", "logistic", "linear-svm"])
+def test_a_table_is_taken_by_the_models_that_know_no_neighbourhood(name: str) -> None:
+    assert build(ModelSpec(name, (12,), 2), seed=0)(torch.rand(5, 12)).shape == (5, 2)
+
+
+def test_images_are_refused_by_the_network_of_texts() -> None:
+    with pytest.raises(ModelError, match="takes sequences of word numbers") as caught:
+        build(ModelSpec("gru", (1, 8, 8), 2))
+    assert "text and label" in caught.value.hint
+
+
+def test_the_network_of_texts_reads_in_order_and_to_the_end() -> None:
+    model = build(ModelSpec("gru", (4,), 3), seed=0).eval()
+    texts = torch.tensor([[0, 0, 5, 6], [0, 0, 6, 5], [0, 0, 5, 7]])
+    with torch.no_grad():
+        logits = model(texts)
+    assert logits.shape == (3, 3)
+    assert not torch.allclose(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
 
 
 @pytest.fixture

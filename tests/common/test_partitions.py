@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigurationError, DataError, UnknownNameError
 from common.examples import Examples
-from common.partitions import dirichlet, iid, parse_partition, pathological
+from common.partitions import dirichlet, iid, natural, parse_partition, pathological
 
 
 def labels(classes: int = 10, each: int = 60, seed: int = 0) -> torch.Tensor:
@@ -119,6 +119,55 @@ def test_pathological_shares_have_the_properties_of_flowers_partitioner(partitio
     assert properties(ours) == properties(theirs) == [[30, 30]] * 10
 
 
+def whose(count: int = 90, clients: int = 6) -> torch.Tensor:
+    """Clients with numbers of their own, 10, 20 ..., of unequal sizes."""
+    draws = torch.Generator().manual_seed(0)
+    return 10 * (1 + torch.cat([torch.arange(clients), torch.randint(clients, (count - clients,), generator=draws)]))
+
+
+def test_natural_shares_are_the_clients_own_examples_in_the_order_of_their_numbers() -> None:
+    shares = natural(whose(), 6, seed=0)
+    assert_each_once(shares, 90)
+    assert [whose()[share].unique().tolist() for share in shares] == [[10], [20], [30], [40], [50], [60]]
+
+
+@given(st.integers(1, 6), st.integers(0, 99))
+def test_fewer_natural_shares_hold_whole_clients(count: int, seed: int) -> None:
+    shares = natural(whose(), count, seed)
+    assert_each_once(shares, 90)
+    held = [set(whose()[share].tolist()) for share in shares]
+    assert sum(len(one) for one in held) == 6
+    assert max(map(len, held)) - min(map(len, held)) <= 1
+
+
+def test_natural_shares_are_those_of_flowers_partitioner(partitioners) -> None:  # type: ignore[no-untyped-def]
+    import datasets
+
+    theirs_of = partitioners.NaturalIdPartitioner("client")
+    theirs_of.dataset = datasets.Dataset.from_dict({"client": whose().tolist(), "row": range(90)})
+    theirs = [frozenset(theirs_of.load_partition(i)["row"]) for i in range(theirs_of.num_partitions)]
+    assert set(theirs) == {frozenset(share.tolist()) for share in natural(whose(), 6, seed=0)}
+
+
+def test_a_natural_partition_takes_one_clients_examples_and_stays_divisible() -> None:
+    examples = Examples((torch.arange(90)[:, None],), torch.zeros(90, dtype=torch.int64), ("a",), whose())
+    mine = parse_partition("natural:index=2,count=6").apply(examples)
+    assert mine.clients is not None
+    assert mine.clients.unique().tolist() == [30]
+    assert torch.equal(mine.inputs[0].flatten(), torch.nonzero(whose() == 30).flatten())
+
+
+def test_more_natural_shares_than_clients_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="of 6 clients and can be divided among 1 to 6, not 7"):
+        natural(whose(), 7, 0)
+
+
+def test_data_that_nobody_divided_have_no_natural_shares() -> None:
+    examples = Examples((torch.zeros(4, 1),), torch.zeros(4, dtype=torch.int64), ("a",))
+    with pytest.raises(DataError, match="do not say whose each example is"):
+        parse_partition("natural:index=0,count=2").apply(examples)
+
+
 def test_a_minimum_nobody_can_have_is_an_error_that_says_what_to_change() -> None:
     with pytest.raises(DataError, match="at least 101") as caught:
         dirichlet(labels(each=100), 10, 0.5, 0, min_size=101)
@@ -150,6 +199,7 @@ def test_a_partition_gives_one_share_of_the_examples() -> None:
         "iid:index=0,count=3",
         "dirichlet:index=1,count=2,alpha=0.05,min_size=3",
         "pathological:index=0,count=9,classes=4",
+        "natural:index=22,count=23",
     ],
 )
 def test_a_specification_reads_back_as_itself(text: str) -> None:
@@ -196,7 +246,22 @@ def test_a_misspelt_name_gets_the_nearest_one(text: str, nearest: str) -> None:
 
 
 WORDS = st.sampled_from(
-    ["iid", "dirichlet", "pathological", "index", "count", "seed", "alpha", "0", "1", "7", "1e9", "nan", "-3"]
+    [
+        "iid",
+        "dirichlet",
+        "pathological",
+        "natural",
+        "index",
+        "count",
+        "seed",
+        "alpha",
+        "0",
+        "1",
+        "7",
+        "1e9",
+        "nan",
+        "-3",
+    ]
 )
 
 

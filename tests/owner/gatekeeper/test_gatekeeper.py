@@ -243,8 +243,9 @@ def protect(bench, model: nn.Module, spec: ModelSpec, **changes):  # type: ignor
     return Gatekeeper.protect(model, triggers, spec=spec, **(settings | changes))
 
 
-def test_a_model_without_layers_before_its_head_is_refused(bench) -> None:  # type: ignore[no-untyped-def]
-    spec = ModelSpec("logistic", (1, 8, 8), 10)
+@pytest.mark.parametrize("name", ["logistic", "linear-svm"])
+def test_a_model_without_layers_before_its_head_is_refused(bench, name: str) -> None:  # type: ignore[no-untyped-def]
+    spec = ModelSpec(name, (1, 8, 8), 10)
     with pytest.raises(VacuousGateError, match="does not depend on the model's weights"):
         protect(bench, build(spec, seed=0), spec)
 

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from common.errors import DataError
 
+FORMAT: Final = 1
+"""Of the cutting into words: where that changes, numbers kept from before are no longer those of the texts."""
+
 SIZE: Final = 10_000
 """Numbers there are, padding and unknown included: what an embedding must have room for."""
 
@@ -45,12 +48,13 @@ def words(text: str) -> Iterator[str]:
     ['<user>', 'soo', 'happy', '!', '!', '!', 'see', '<url>', 'call', '<number>']
     """
     for found in _TOKEN.finditer(html.unescape(text).lower()):
+        word = found.group()
         if found.lastgroup is not None:
             yield f"<{found.lastgroup}>"
-        elif found.group()[0] == ".":
+        elif word[0] == ".":
             yield "..."
         else:
-            yield _DRAWN_OUT.sub(r"\1\1", found.group()).replace("’", "'")[:_LONGEST_WORD]
+            yield _DRAWN_OUT.sub(r"\1\1", word).replace("’", "'")[:_LONGEST_WORD]
 
 
 @dataclass(frozen=True)

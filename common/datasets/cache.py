@@ -1,4 +1,5 @@
-"""Decoded images kept in the user's cache folder: 50,000 CIFAR-10 JPEGs take 7 s to decode and 0.2 s to read back.
+"""Decoded images, and texts as numbers, kept in the user's cache folder: 50,000 CIFAR-10 JPEGs take 7 s to decode and 0.2 s to
+read back.
 
 An entry is named by the SHA-256 of what it was decoded from, so a changed file is never mistaken for the old one.
 Entries may be deleted at any time.
@@ -24,6 +25,9 @@ from common.files import atomic_writer, ensure_directory
 FORMAT = "portier-decoded-1"
 WORTH_SECONDS = 2.0
 """Decoding that takes less is not kept."""
+
+KINDS = ((torch.uint8, 4), (torch.int64, 2))
+"""What an entry can be: images, or sequences of word numbers."""
 
 LARGEST = 1 << 30
 """Bytes of one entry; larger tensors are not kept."""
@@ -70,4 +74,4 @@ def _read(path: Path) -> Tensor | None:
             images: Tensor = file.get_tensor("images").clone()
     except (OSError, safetensors.SafetensorError):
         return None
-    return images if images.dtype == torch.uint8 and images.ndim == 4 else None
+    return images if (images.dtype, images.ndim) in KINDS else None

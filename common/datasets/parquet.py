@@ -25,6 +25,7 @@ from common.datasets.decoding import Source, decode_images
 from common.errors import DataError
 from common.examples import Examples
 from common.vocabulary import FILE_NAME as VOCABULARY_FILE
+from common.vocabulary import FORMAT as TOKENS_FORMAT
 from common.vocabulary import Vocabulary
 
 BATCH = 1024
@@ -56,36 +57,41 @@ def load_parquet(folder: Path, *, size: int | tuple[int, int] | None, seed: int,
     if train is None:
         raise DataError(f"{folder} holds no train.parquet")
     classes = train.class_names or _numbered(torch.cat([part.labels for part in (train, test) if part is not None]))
-    texts = train.texts()
-    if texts is not None:
-        return _load_texts(folder, name, classes, texts, train, test, seed)
+    if train.is_text:
+        return _load_texts(folder, name, classes, train, test, seed)
     if test is None:
         return hold_out(name, train.examples(classes, size), seed=seed, groups=train.groups)
     return DataSet(name, train.examples(classes, size), test.examples(classes, size), train.groups, test.groups)
 
 
 def _load_texts(
-    folder: Path, name: str, classes: tuple[str, ...], texts: list[str], train: _Part, test: _Part | None, seed: int
+    folder: Path, name: str, classes: tuple[str, ...], train: _Part, test: _Part | None, seed: int
 ) -> DataSet:
     # The vocabulary is the training rows', so rows are parted, by their numbers, before words are counted.
-    rows = train.having(torch.arange(len(texts))[:, None], classes)
+    rows = train.having(torch.arange(len(train.labels))[:, None], classes)
     if test is None:
         data = hold_out(name, rows, seed=seed, groups=train.groups)
-        held_out = texts
+    elif test.is_text:
+        held_out = test.having(torch.arange(len(test.labels))[:, None], classes)
+        data = DataSet(name, rows, held_out, train.groups, test.groups)
     else:
-        found = test.texts()
-        if found is None:
-            raise DataError(f"{test.files[0]} has no column `text`, and {train.files[0]} has one")
-        data = DataSet(name, rows, test.having(torch.arange(len(found))[:, None], classes), train.groups, test.groups)
-        held_out = found
-    learnt = [texts[row] for row in data.train.images.flatten().tolist()]
+        raise DataError(f"{test.files[0]} has no column `text`, and {train.files[0]} has one")
     file = folder / VOCABULARY_FILE
-    vocabulary = Vocabulary.read(file) if file.is_file() else Vocabulary.of(learnt)
-    return replace(
-        data,
-        train=data.train.with_images(vocabulary.encode(learnt)),
-        test=data.test.with_images(vocabulary.encode([held_out[row] for row in data.test.images.flatten().tolist()])),
-    )
+    given = (file,) if file.is_file() else ()
+
+    def in_numbers() -> Tensor:
+        texts = train.texts()
+        others = texts if test is None else test.texts()
+        learnt = [texts[row] for row in data.train.images.flatten().tolist()]
+        vocabulary = Vocabulary.read(file) if given else Vocabulary.of(learnt)
+        rest = [others[row] for row in data.test.images.flatten().tolist()]
+        return torch.cat([vocabulary.encode(learnt), vocabulary.encode(rest)])
+
+    parts = (*train.files, *given) if test is None else (*train.files, *test.files, *given)
+    kind = f"texts {TOKENS_FORMAT}, {len(parts)} files, {'given' if given else 'own'} words, held out {test is None and seed}"
+    numbers = cached([*parts, kind], in_numbers)
+    count = len(data.train)
+    return replace(data, train=data.train.with_images(numbers[:count]), test=data.test.with_images(numbers[count:]))
 
 
 def first_image_bytes(file: Path) -> bytes:
@@ -151,14 +157,13 @@ class _Part:
     def having(self, inputs: Tensor, classes: tuple[str, ...]) -> Examples:
         return Examples((inputs,), self.labels, classes, self.clients)
 
-    def texts(self) -> list[str] | None:
-        """None where the rows are no texts. Raises DataError for a column `text` that holds something else."""
-        if (
-            "text" not in self.schema.names
-            or _image_column(self.schema, self.features)
-            or "features" in self.schema.names
-        ):
-            return None
+    @property
+    def is_text(self) -> bool:
+        names = self.schema.names
+        return "text" in names and "features" not in names and _image_column(self.schema, self.features) is None
+
+    def texts(self) -> list[str]:
+        """Raises DataError for a column `text` that holds something else."""
         return [text for file in self.files for text in _texts(file)]
 
     def _sources(self, column: str) -> Iterator[Source]:

@@ -115,11 +115,32 @@ def test_a_vocabulary_beside_the_texts_is_taken(tmp_path: Path) -> None:
     assert load(str(tmp_path)).test.inputs[0][:, -2:].tolist() == [[1, 2], [2, 3]]
 
 
+def test_numbers_that_are_kept_are_of_the_same_texts_and_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("common.datasets.cache.WORTH_SECONDS", 0.0)
+    write(tmp_path / "train.parquet", [1, 0, 1, 0], text=TRAIN)
+    write(tmp_path / "test.parquet", [1, 0], text=TEST)
+    first = load(str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr("common.datasets.parquet.Vocabulary", None)
+        again = load(str(tmp_path))
+    assert torch.equal(again.train.inputs[0], first.train.inputs[0])
+    assert torch.equal(again.test.inputs[0], first.test.inputs[0])
+    (tmp_path / "vocabulary.txt").write_text("strange\nday\n")
+    assert load(str(tmp_path)).test.inputs[0][:, -2:].tolist() == [[1, 2], [2, 3]]
+    (tmp_path / "vocabulary.txt").unlink()
+    write(tmp_path / "test.parquet", [1, 0], text=["good", "bad"])
+    assert load(str(tmp_path)).test.inputs[0][:, -1].tolist() == [3, 2]
+
+
 @pytest.mark.parametrize(
-    ("texts", "says"), [(["a", None], "row 1 of .* has no text"), ([1, 2], "column text must hold texts, not int64")]
+    ("texts", "says"),
+    [(["a", None] * 8, "row 1 of .* has no text"), ([1, 2] * 8, "column text must hold texts, not int64")],
 )
 def test_a_column_of_texts_with_something_else_in_it_is_refused(tmp_path: Path, texts: list[object], says: str) -> None:
-    write(tmp_path / "train.parquet", [0, 1], text=texts)
+    write(tmp_path / "train.parquet", [0, 1] * 8, text=texts)
     with pytest.raises(DataError, match=says):
         load(str(tmp_path))
 

@@ -8,7 +8,8 @@ attacked set itself (the setting of the paper's CAE+), for each weight alpha of 
 spread (standard deviation, n - 1) over seeds. A cell that is done is kept in the work folder, so an interrupted run goes on; the files show what is
 there so far, and say so.
 
-Pairs of classes, sizes, the victim's cost and the bound of the semi-optimal attack are ours.
+Pairs of classes, sizes, the victim's cost and the bound of the semi-optimal attack are ours; the cost was chosen on clean validation images of
+seed 0, out of 1e-5 to 0.1: within 0.1 points of the best on each data set.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Cell:
     seed: int
     images: int = 1000
     epochs: int = 40
-    cost: float = 0.1
+    cost: float = 0.01
 
     @property
     def name(self) -> str:
@@ -73,7 +74,7 @@ def cells(
     """All cells, seed by seed, so that a part of them is worth having.
 
     >>> [cell.name for cell in cells(["mnist"], [0.1], 1)][:2]
-    ['mnist-flipping-0.1-0-1000-40-0.1', 'mnist-optimal-0.1-0-1000-40-0.1']
+    ['mnist-flipping-0.1-0-1000-40-0.01', 'mnist-optimal-0.1-0-1000-40-0.01']
     """
     grid = itertools.product(range(seeds), datasets, fractions, ATTACKS)
     return [Cell(data, attack, fraction, seed, images, epochs) for seed, data, fraction, attack in grid]

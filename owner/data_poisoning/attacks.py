@@ -38,7 +38,7 @@ class AttackOptions:
     fraction: float = 0.1
     steps: int = 20
     step: float = 0.03
-    radius: float = 0.1
+    radius: float = 0.05
     cost: float = 1.0
 
     def __post_init__(self) -> None:

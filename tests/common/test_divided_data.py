@@ -252,6 +252,7 @@ def test_vehicle_can_be_learnt_by_a_support_vector_machine() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sentiment140_can_be_learnt_by_a_recurrent_network() -> None:
     data = held("sentiment140")
     assert part_of_original(data) == "99,347 of the original's 1,600,498 examples"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import IdentityError, LedgerError, WireError
 from common.identity.authority import Authority
@@ -39,6 +41,16 @@ class Service:
     uploads: Uploads
     ledger: Executor
     disk: Executor
+
+
+async def _whole(writing: Coroutine[Any, Any, None]) -> None:
+    """Await a message being written; a call that is ended meanwhile ends after it, for a status sent beside it may be lost."""
+    task = asyncio.ensure_future(writing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 class Collaboration(CollaborationServicer):
@@ -93,8 +105,9 @@ class Collaboration(CollaborationServicer):
                 view = await self._view(
                     await own_submission(service.store, service.ledger, caller, request.submission_id)
                 )
+                caller.call.check()  # a cancellation that met a finished wait is lost, and this call would go on
                 if view != last:
-                    await context.write(view)
+                    await _whole(context.write(view))
                     last = view
                 else:
                     await self._service.changes.wait(seen)

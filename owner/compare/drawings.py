@@ -5,7 +5,6 @@ Needs matplotlib, which nothing else here does.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
@@ -14,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import MissingExtraError
 from common.files import ensure_directory, storage_errors
 from owner.compare.configuration import Block, Comparison
 from owner.compare.report import FIGURES
 from owner.compare.scenes import Record, Scenes, scenes_of
+from owner.plotting import pyplot
 
 MEASURES = {"accuracy": "accuracy", "attack_success": "attack success"}
 COLOURS = ("#1c2024", "#3e63dd", "#30a46c", "#e5484d", "#d6409f", "#f76b15", "#0090ff", "#8e4ec6", "#978365", "#12a594")
@@ -27,7 +26,7 @@ COLUMNS = 4
 
 def draw_all(comparison: Comparison, records: Mapping[str, Record], out: Path) -> dict[str, list[str]]:
     """PNG files below `out`, their names by block; none for blocks without rounds. Raises MissingExtraError, StorageError."""
-    plt = _pyplot()
+    plt = pyplot()
     ensure_directory(out)
     return {block.name: _draw(plt, block, records, out) for block in comparison.blocks}
 
@@ -112,13 +111,3 @@ def _place(scene: str) -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def _pyplot() -> Any:
-    try:
-        importlib.import_module("matplotlib").use("Agg")
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError:
-        raise MissingExtraError(
-            "figures need matplotlib, which is not installed", hint="pip install 'portier[report]', or --stage report"
-        ) from None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.errors import MissingExtraError
 from common.files import ensure_directory
+from owner.plotting import pyplot
 from owner.reproduce.paper import TITLES
 from owner.reproduce.records import Record
 from owner.reproduce.results import Results
@@ -27,7 +26,7 @@ def draw_all(records: Mapping[Step, Record], settings: Settings, out: Path) -> l
 
     Raises MissingExtraError without matplotlib, StorageError.
     """
-    plt = _pyplot()
+    plt = pyplot()
     ensure_directory(out)
     results, written = Results(records), []
     for name, figure in _figures(plt, results, settings):
@@ -124,13 +123,3 @@ def _images(examples: Mapping[str, Any], which: str) -> list[np.ndarray]:
     """(H, W, 3), or (H, W) of grey images."""
     stored = np.frombuffer(base64.b64decode(examples[which]), np.uint8).reshape(examples["shape"])
     return [image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in stored]
-
-
-def _pyplot() -> Any:
-    try:
-        importlib.import_module("matplotlib").use("Agg")
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError:
-        raise MissingExtraError(
-            "figures need matplotlib, which is not installed", hint="pip install 'portier[report]', or --stage report"
-        ) from None

@@ -9,23 +9,28 @@ from benchmarks.detection.judge import Base, Fit, Group, Model, Score, figures, 
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
 from owner.detectors import ESCALATION
-from owner.detectors.combination import Combination, Method, family_of
+from owner.detectors.combination import Method, family_of
+from owner.gatekeeper.combined import APART, CombinedScore
 
 METHODS: tuple[Method, ...] = ("max", "sum", "top3", "fisher", "mahalanobis", "families")
-UTILITY = frozenset({"accuracy-drop", "recall-drop"})
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A combination: how, of which scores, and with which probe bank (its column)."""
+    """A gate as an owner configures one: `combination`, `detectors`, and with which probe bank (its column)."""
 
     method: Method
-    use: tuple[str, ...]
+    detectors: tuple[str, ...]
     bank: str = BANK
 
     def fit(self, base: Base) -> Score:
-        combination = Combination(self.method, self.use).fit([in_bank(m, self.bank) for m in base.fitting])
-        return lambda measures: combination.score(in_bank(measures, self.bank))
+        combined = CombinedScore.fit(self.method, [self._seen(measures) for measures in base.fitting])
+        return lambda measures: combined.score(self._seen(measures))
+
+    def _seen(self, measures: Mapping[str, float]) -> Mapping[str, float]:
+        """What a guard with these detectors measures: all their measures, but not what the table adds for Eq. 4."""
+        mine = in_bank(measures, self.bank)
+        return {n: v for n, v in mine.items() if _detector(n) in self.detectors and not n.endswith("/deviation")}
 
 
 def alone(name: str) -> Fit:
@@ -43,20 +48,18 @@ def in_bank(measures: Mapping[str, float], bank: str) -> Mapping[str, float]:
 
 
 def candidates(names: Sequence[str]) -> list[Choice]:
-    """The combinations to choose among: every method on the headline scores, on all measures, and on each without a family.
+    """The gates to choose among, by the names of all measures: every method over all detectors, over all but those of one
+    family, and over those of one family.
 
-    Scores of the utility family take part in none: utility is told apart from suspicion. Nor do those of the escalation tier,
-    which are no part of the gate that looks at everybody.
+    Detectors of utility take part in none: utility is told apart from suspicion. Nor do those of the escalation tier, which are
+    no part of the gate that looks at everybody.
     """
-    names = [name for name in names if name.partition("/")[0] not in ESCALATION]
-    usable = [name for name in names if "[" not in name and "|" not in name and family_of(name) != "utility"]
-    usable = [name for name in usable if not name.endswith("/deviation")]
-    headlines = tuple(name for name in usable if "/" not in name)
-    pools = [headlines, tuple(usable)]
-    for family in sorted({family_of(name) for name in usable}):
-        pools.extend(tuple(name for name in pool if family_of(name) != family) for pool in (headlines, tuple(usable)))
-    for family in ("probes", "activations", "weights"):
-        pools.append(tuple(name for name in headlines if family_of(name) == family))
+    whole = {name: _detector(name) for name in names if "|" not in name and "[" not in name}
+    detectors = [d for d in dict.fromkeys(whole.values()) if d not in ESCALATION and family_of(d) != APART]
+    families = dict.fromkeys(map(family_of, detectors))
+    pools = [tuple(detectors)]
+    pools += [tuple(d for d in detectors if family_of(d) != family) for family in families]
+    pools += [tuple(d for d in detectors if family_of(d) == family) for family in families]
     return [Choice(method, pool) for pool in dict.fromkeys(pools) if pool for method in METHODS]
 
 
@@ -101,3 +104,7 @@ def by_equation_4(base: Base, owner: Mapping[str, float], models: Sequence[Model
 
 def _of(base: Base, family: str) -> list[Model]:
     return [model for model in base.attacked if model.family == family]
+
+
+def _detector(measure: str) -> str:
+    return measure.partition("/")[0]

@@ -92,9 +92,9 @@ def page(
         "",
         "## What was chosen",
         "",
-        "| left out | method | scores |",
+        "| left out | method | detectors |",
         "|---|---|---|",
-        *(f"| {family or 'nothing'} | {c.method} | {', '.join(c.use)} |" for family, c in chosen.items()),
+        *(f"| {family or 'nothing'} | {c.method} | {', '.join(c.detectors)} |" for family, c in chosen.items()),
     ]
     for title, name in plots:
         lines += ["", f"## {title}", "", f"![{title}]({name})"]

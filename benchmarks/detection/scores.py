@@ -76,12 +76,10 @@ def without(kinds: Iterable[str]) -> str:
 
 
 def columns(config: Config) -> list[Column]:
-    """All that is scored: the standard detectors, the whole catalogue of probes as bank, and that bank without some kinds."""
-    bank = tuple(probes.IMAGE_PROBES)
-    found = [Column(detector.name, detector) for detector in standard_detectors() if detector.name != BANK]
-    found.append(Column(BANK, ProbeBank(probes=bank)))
+    """All that is scored: the standard detectors as an owner gets them by name, and the probe bank without some kinds."""
+    found = [Column(detector.name, detector) for detector in standard_detectors()]
     removed = dict.fromkeys(tuple(sorted(family.probes)) for family in config.families if family.probes)
-    found.extend(Column(without(kinds), ProbeBank(probes=bank, without=kinds)) for kinds in removed)
+    found.extend(Column(without(kinds), ProbeBank(without=kinds)) for kinds in removed)
     return found
 
 

@@ -23,6 +23,7 @@ from benchmarks.detection.zoo import Zoo
 from common.errors import ConfigurationError, UnknownNameError
 from contributor.attacks import parse_attack
 from owner.detectors.probes import IMAGE_PROBES
+from owner.gatekeeper.combined import CombinedScore
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
@@ -176,21 +177,31 @@ def test_a_choice_never_sees_the_family_left_out() -> None:
     y = [Model(0, m.name, "y", True, True, {"a": 0.5, "b": 50.0}) for m in y]
     bases = [base(models([0.1 * i for i in range(9)]), [*x, *y])]
     options = [Choice("max", ("a",)), Choice("max", ("b",))]
-    assert choose(bases, options, leave_out="y").use == ("a",)
-    assert choose(bases, options, leave_out="x").use == ("b",)
+    assert choose(bases, options, leave_out="y").detectors == ("a",)
+    assert choose(bases, options, leave_out="x").detectors == ("b",)
 
 
 def test_utility_takes_part_in_no_combination() -> None:
     for choice in candidates(
         ["activation-autoencoder", "accuracy-drop", "recall-drop", "probe-bank", "probe-bank[-x]|probe-bank"]
     ):
-        assert {"accuracy-drop", "recall-drop"}.isdisjoint(choice.use)
-        assert not any("[" in name for name in choice.use)
+        assert {"accuracy-drop", "recall-drop"}.isdisjoint(choice.detectors)
+        assert not any("[" in name for name in choice.detectors)
 
 
 def test_the_escalation_tiers_detectors_take_part_in_no_combination() -> None:
     for choice in candidates(["activation-autoencoder", "cka", "maximum-margin", "maximum-margin/alone"]):
-        assert not any(name.startswith("maximum-margin") for name in choice.use)
+        assert "maximum-margin" not in choice.detectors
+
+
+def test_a_choice_scores_as_the_guard_that_is_configured_so() -> None:
+    """Eq. 4's own number, measures that repeat their detector's and other detectors' are no part of the score."""
+    fitting = [{"cka": k % 5 + 1.0, "cka/worst": k % 3 + 1.0, "head-drift": 1.0 + k % 4} for k in range(12)]
+    seen = [one | {"cka/mean": one["cka"], "cka/deviation": 1.0 + k} for k, one in enumerate(fitting)]
+    guard = CombinedScore.fit("sum", [{n: v for n, v in one.items() if n.startswith("cka")} for one in fitting])
+    choice = Choice("sum", ("cka",)).fit(Base(0, seen, [], [], []))
+    candidate = {"cka": 9.0, "cka/worst": 1.0, "cka/mean": 9.0, "cka/deviation": 1e9, "head-drift": 1e9}
+    assert choice(candidate) == guard.score({"cka": 9.0, "cka/worst": 1.0})
 
 
 def test_slow_detectors_score_the_same_share_of_the_models_in_every_run(small: Path) -> None:

@@ -21,7 +21,7 @@ from benchmarks.records import Record, emit
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "budgets.json"
-MEASURED = ("finetune_throughput", "vetting", "transfer", "upload_memory")
+MEASURED = ("finetune_throughput", "vetting", "transfer", "upload_memory", "guard_fit")
 TIMED = {"demo": ("demo_seconds", "make demo", 120.0), "tests": ("test_seconds", "make test", 360.0)}
 AT_LEAST = ("finetune_throughput_ratio", "transfer_vs_raw_tls")
 

@@ -32,7 +32,7 @@ def fit(features: Tensor, generator: torch.Generator) -> nn.Sequential:
             nn.ReLU(),
             nn.Linear(HIDDEN, width),
         )
-    optimiser = torch.optim.Adam(network.parameters(), lr=_RATE)
+    optimiser = torch.optim.Adam(network.parameters(), lr=_RATE, fused=True)
     for _ in range(_EPOCHS):
         order = torch.randperm(len(features), generator=generator)
         for start in range(0, len(order), _BATCH):

@@ -196,7 +196,7 @@ def _network(width: int, options: AutoEncoderOptions) -> nn.Sequential:
 
 
 def _minimise(network: nn.Sequential, inputs: Tensor, options: AutoEncoderOptions, generator: torch.Generator) -> None:
-    optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
+    optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
     with torch.enable_grad():
         for _ in range(options.epochs):
             order = torch.randperm(len(inputs), generator=generator)

@@ -85,7 +85,7 @@ class _VariationalDetector(Generic[Options]):
         network = self._network(features.shape[1])
         x, condition = self._prepared(features), self._condition(release.labels)
         generator = torch.Generator().manual_seed(options.seed)
-        optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate)
+        optimiser = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
         with torch.enable_grad():
             for _ in range(options.epochs):
                 order = torch.randperm(len(x), generator=generator)

@@ -31,7 +31,7 @@ def learn(
     rows: (N, d) float32, finite. condition: (N, c) float32. Raises GuardError where training diverges.
     """
     draws = generator(seed, "latent noise")
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     loss = torch.zeros(())
     with torch.enable_grad():
         for _ in range(epochs):

@@ -241,6 +241,6 @@ def _origin(provenance: dict[str, Any]) -> str:
     if "transplanted_from" in provenance:
         return (
             f"moved from the release with weights {short(provenance['transplanted_from'])}, generation {provenance['generation']}: it "
-            f"is {number(provenance['news'])} median fine-tunes away"
+            f"is {number(provenance['news'])} median fine-tunes away, {number(provenance['total_news'])} since they were trained"
         )
     return f"trained: {provenance['trained']}"

@@ -34,7 +34,7 @@ def small_news(
     """The fine-tunes of the guard in `guard`, which protects the weights in the file `old`, for a guard of `new` with these options.
 
     Raises BigNewsError, which says why: there is no such guard or it kept none, it followed other recommendations or another
-    population, too many transplants came before, or the news exceeds `options.incremental_news`.
+    population, too many transplants came before, or the news since they were trained exceeds `options.incremental_news`.
     """
     try:
         before = Guard.load(guard)
@@ -44,7 +44,8 @@ def small_news(
     asked = (spec, finetuning, compute, options.population, options.seed)
     if asked != (before.spec, before.finetuning, before.compute, before.options.population, before.options.seed):
         raise BigNewsError("model, recommendation, population, device or seed differ from those of the guard before it")
-    generation = int(before.provenance.get("generation", 0)) + 1
+    made = before.provenance
+    generation = int(made.get("generation", 0)) + 1
     if generation > options.incremental_generations:
         raise BigNewsError(
             f"{generation - 1} transplants came before it, the limit is {options.incremental_generations}"
@@ -64,8 +65,11 @@ def small_news(
         news = measure_news(weights, new, kept, options.references_to_fit)
     except GuardError as error:
         raise BigNewsError(error.message) from error
-    if news > options.incremental_news:
+    total = float(made.get("total_news", 0.0)) + news
+    if total > options.incremental_news:
         raise BigNewsError(
-            f"it moved {news:.3g} times as far as a median fine-tune, the limit is {options.incremental_news:g}"
+            f"since they were trained it moved {total:.3g} times as far as a median fine-tune, {news:.3g} of it now; the limit "
+            f"is {options.incremental_news:g}"
         )
-    return Transplants(kept, weights, before.release_sha256, generation, news)
+    trained_on = made.get("trained_on", before.release_sha256)
+    return Transplants(kept, weights, before.release_sha256, trained_on, generation, news, total)

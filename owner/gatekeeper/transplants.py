@@ -9,7 +9,8 @@ small news up to a limit of
 
     news = ||M_new - M_old|| / median over k of ||delta_k||
 
-(over parameters, BatchNorm's statistics and counters left out), and only so many transplants may follow each other.
+(over parameters, BatchNorm's statistics and counters left out), summed over all releases since the fine-tunes were really trained: many
+small steps are no nearer than a large one. And only so many transplants may follow each other.
 """
 
 from __future__ import annotations
@@ -91,19 +92,28 @@ class KeptReferences:
 class Transplants:
     """Where a guard's references come from instead of training.
 
-    old: the release they are fine-tunes of, by name of tensor. old_sha256: its digest. generation: 1 where they were trained on `old`
-    itself, one more for each transplant before. news: of the release they are moved to.
+    old: the release they are fine-tunes of, by name of tensor. old_sha256: its digest. trained_on: of the release they were really
+    trained on. generation: 1 where that is `old` itself, one more for each transplant before. news: of the release they are moved
+    to. total_news: the sum of it and of the news of every transplant before, at least as much as all of these together moved.
     """
 
     kept: KeptReferences
     old: Mapping[str, Tensor]
     old_sha256: str
+    trained_on: str
     generation: int
     news: float
+    total_news: float
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {"transplanted_from": self.old_sha256, "generation": self.generation, "news": self.news}
+        return {
+            "transplanted_from": self.old_sha256,
+            "trained_on": self.trained_on,
+            "generation": self.generation,
+            "news": self.news,
+            "total_news": self.total_news,
+        }
 
     def onto(self, new: Mapping[str, Tensor], part: Part, k: int) -> tuple[Weights, dict[str, Any]]:
         """The k-th fine-tune of a part, moved to `new`, and its plan. Raises GuardError."""

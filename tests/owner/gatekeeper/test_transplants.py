@@ -145,13 +145,19 @@ def test_big_news_more_references_or_another_seed_are_no_case_for_it(job: Fittin
     assert "differ from" in refusal(job, seed=1)
 
 
-def test_transplants_of_transplants_end(job: FittingJob, tmp_path: Path) -> None:
-    fit(job, progress=False)
-    after = dataclasses.replace(
-        job, parent_guard=job.directory, parent_weights=job.weights, directory=tmp_path / "third"
+def test_transplants_of_transplants_end_and_their_news_adds_up(
+    old: FittingJob, job: FittingJob, tmp_path: Path
+) -> None:
+    first = fit(job, progress=False).provenance
+    back = dataclasses.replace(
+        job, parent_guard=job.directory, parent_weights=job.weights, weights=old.weights, directory=tmp_path / "third"
     )
-    assert "limit is 1" in refusal(after, incremental_generations=1)
-    assert fit(after, progress=False).provenance["generation"] == 2
+    assert "limit is 1" in refusal(back, incremental_generations=1)
+    assert "since they were trained" in refusal(back, incremental_news=1.9 * first["news"])
+    second = fit(back, progress=False).provenance
+    assert (second["generation"], second["transplanted_from"]) == (2, Guard.load(job.directory).release_sha256)
+    assert second["trained_on"] == first["trained_on"] == Guard.load(old.directory).release_sha256
+    assert second["total_news"] == pytest.approx(2 * first["news"], rel=1e-3)
 
 
 def test_big_news_is_trained_and_says_why(job: FittingJob) -> None:

@@ -8,8 +8,10 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config import Section, Settings
+from common.errors import ConfigurationError, ResolutionError
 from common.training_options import TrainingOptions
 from owner.choices import ESCALATIONS, PAPER, PRESETS, expand
+from owner.levels import RuleName, check_levels, check_tier
 from owner.population import HonestPopulation
 
 Share = Field(ge=0.0, le=1.0)
@@ -63,7 +65,7 @@ class GuardSettings(Section):
     """Honest fine-tunes beside the K that fit the scales of the combined score; none are made for one detector."""
     references: int = Field(default=19, ge=1, le=9999)
     """K, the number of honest reference fine-tunes that calibrate; the finest p-value is 1 / (K + 1)."""
-    rule: Literal["conformal", "seed"] = "conformal"
+    rule: RuleName = "conformal"
     """conformal: p-value over the references. seed: the paper's Eq. 4, one honest fine-tune."""
     reject_level: float = Field(default=0.05, gt=0.0, lt=1.0)
     """a_reject: a submission with p <= a_reject is rejected."""
@@ -83,7 +85,7 @@ class GuardSettings(Section):
     """Keep the weights of the honest fine-tunes (1 + references, and fitting_references with several detectors, each as large as
     the model), and move them to the next release where it is small news, instead of training."""
     incremental_news: float = Field(default=1.0, gt=0.0)
-    """Small news: the release moved at most so many times as far as a median fine-tune."""
+    """Small news: since the fine-tunes were trained, all releases together moved at most so many times as far as a median one."""
     incremental_generations: int = Field(default=3, ge=1)
     """After so many releases in a row that were guarded so, fine-tunes are trained again."""
     root_action: Literal["quarantine", "record"] = "quarantine"
@@ -120,34 +122,18 @@ class GuardSettings(Section):
 
     @model_validator(mode="after")
     def _levels(self) -> GuardSettings:
-        if self.quarantine_level < self.reject_level:
-            raise ValueError("quarantine_level must not be below reject_level")
-        if self.rule == "conformal" and self.reject_level < 1.0 / (self.references + 1):
-            raise ValueError(
-                f"reject_level {self.reject_level:g} is finer than 1/(K+1) = {1 / (self.references + 1):.3g}, "
-                f"the resolution of {self.references} references"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _escalation(self) -> GuardSettings:
-        if not ESCALATIONS[self.escalation]:
-            return self
-        if self.rule == "seed":
-            raise ValueError("escalation needs the rule conformal: Eq. 4 quarantines nobody")
-        if self.escalation_references > self.references:
-            raise ValueError(
-                f"escalation_references {self.escalation_references} must not exceed references {self.references}, of which "
-                "they are the first"
-            )
-        if self.escalation_quarantine_level < self.escalation_reject_level:
-            raise ValueError("escalation_quarantine_level must not be below escalation_reject_level")
-        finest = 1.0 / (self.escalation_references + 1)
-        if self.escalation_reject_level < finest - 1e-12:
-            raise ValueError(
-                f"escalation_reject_level {self.escalation_reject_level:g} is finer than 1/(K+1) = {finest:.3g}, "
-                f"the resolution of {self.escalation_references} references of the escalation tier"
-            )
+        try:
+            check_levels(self.reject_level, self.quarantine_level, rule=self.rule, references=self.references)
+            if ESCALATIONS[self.escalation]:
+                check_tier(
+                    self.escalation_reject_level,
+                    self.escalation_quarantine_level,
+                    rule=self.rule,
+                    references=self.escalation_references,
+                    of=self.references,
+                )
+        except ResolutionError as error:
+            raise ConfigurationError(error.message, hint=error.hint) from error
         return self
 
 

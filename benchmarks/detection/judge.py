@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.detection.metrics import Interval, Rate, bootstrap_auroc, oracle_tpr, pooled_auroc, rate
-from owner.gatekeeper.rules import p_value, resolution
+from owner.gatekeeper.rules import p_value
+from owner.levels import resolution
 
 Population = Literal["effective", "effective-passing-utility", "failed"]
 POPULATIONS: tuple[Population, ...] = ("effective-passing-utility", "effective", "failed")

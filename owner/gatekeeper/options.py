@@ -12,7 +12,7 @@ from owner.choices import ESCALATIONS, PAPER, PRESETS, expand
 from owner.detectors import DETECTORS, AutoEncoderOptions, Detector, standard_detectors
 from owner.detectors.activation_autoencoder import Scaling
 from owner.detectors.combination import Method
-from owner.gatekeeper.rules import RuleName, check_levels
+from owner.levels import RuleName, check_levels, check_tier
 from owner.population import HonestPopulation
 
 
@@ -34,7 +34,8 @@ class GuardOptions:
     escalation_references: K of that tier, its own: the first so many of the references, made again when they are first needed.
     escalation_reject_level, escalation_quarantine_level: of the tier's own p, as above; what stays in between waits for a person.
     incremental: keep the fine-tunes' weights, and move them to the next release where it is small news, instead of training.
-    incremental_news, incremental_generations: up to which news, and how often in a row (`owner.gatekeeper.transplants`).
+    incremental_news, incremental_generations: up to which news since they were trained, and how often in a row
+        (`owner.gatekeeper.transplants`).
 
     Raises ConfigurationError, UnknownNameError, and ResolutionError for a level finer than 1 / (K + 1) of its tier.
 
@@ -86,20 +87,12 @@ class GuardOptions:
             raise UnknownNameError("escalation", self.escalation, ESCALATIONS)
         if self.escalation == "off":
             return
-        if self.rule != "conformal":
-            raise ConfigurationError(
-                "escalation needs the rule `conformal`: Eq. 4 quarantines nobody", hint="set escalation to off"
-            )
-        if not 1 <= self.escalation_references <= self.references:
-            raise ConfigurationError(
-                f"escalation_references must be from 1 to the {self.references} references, of which they are the first, "
-                f"not {self.escalation_references}"
-            )
-        check_levels(
+        check_tier(
             self.escalation_reject_level,
             self.escalation_quarantine_level,
-            rule="conformal",
+            rule=self.rule,
             references=self.escalation_references,
+            of=self.references,
         )
 
     @property

@@ -10,17 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from torch import Tensor
 
-from common.errors import ConfigurationError, GuardError, ResolutionError, UnknownNameError
+from common.errors import GuardError
 from owner.gatekeeper.verdict import Decision
-
-RuleName = Literal["conformal", "seed"]
-
-# Levels are fractions such as 0.1, p-values fractions such as 2/20; both are rounded binary numbers.
-_ROUNDING = 1e-12
+from owner.levels import ROUNDING, check_levels, resolution
 
 
 @dataclass(frozen=True)
@@ -75,27 +70,6 @@ def p_value(score: float, references: Sequence[float]) -> float:
     return (1 + at_least) / (len(references) + 1)
 
 
-def resolution(references: int) -> float:
-    """1 / (K + 1), the smallest p-value that K references can give."""
-    return 1.0 / (references + 1)
-
-
-def check_levels(reject: float, quarantine: float, *, rule: RuleName, references: int) -> None:
-    """Raises ConfigurationError for levels out of order, ResolutionError for one finer than K references resolve."""
-    if rule not in get_args(RuleName):
-        raise UnknownNameError("rule", rule, get_args(RuleName))
-    if not 0 < reject <= quarantine < 1:
-        raise ConfigurationError(
-            f"levels must satisfy 0 < reject <= quarantine < 1, not reject {reject:g}, quarantine {quarantine:g}"
-        )
-    if rule == "conformal" and reject < resolution(references) - _ROUNDING:
-        raise ResolutionError(
-            f"the level {reject:g} is finer than {resolution(references):.3g} = 1/(K+1), the resolution of "
-            f"K = {references} references",
-            hint=f"fit at least {math.ceil(1 / reject - _ROUNDING) - 1} references, or raise the level",
-        )
-
-
 def fpr_bound_95(references: int, reject: float) -> float:
     """95 % upper bound on the false-positive rate that this set of K references realises at level `reject`.
 
@@ -106,7 +80,7 @@ def fpr_bound_95(references: int, reject: float) -> float:
     >>> [round(100 * fpr_bound_95(k, 1 / (k + 1)), 1) for k in (19, 99)]
     [14.6, 3.0]
     """
-    rank = math.floor(reject * (references + 1) + _ROUNDING)
+    rank = math.floor(reject * (references + 1) + ROUNDING)
     if rank < 1:
         return 0.0
     low, high = 0.0, 1.0
@@ -119,7 +93,7 @@ def fpr_bound_95(references: int, reject: float) -> float:
 
 def conformal_threshold(references: Sequence[float], reject: float) -> float:
     """The r-th largest reference score, r = floor(reject (K + 1)): a greater score is rejected."""
-    rank = math.floor(reject * (len(references) + 1) + _ROUNDING)
+    rank = math.floor(reject * (len(references) + 1) + ROUNDING)
     return sorted(references, reverse=True)[rank - 1]
 
 
@@ -131,9 +105,9 @@ def judge_by_references(score: float, references: Sequence[float], *, reject: fl
     count = len(references)
     check_levels(reject, quarantine, rule="conformal", references=count)
     p = p_value(score, references)
-    if p <= reject + _ROUNDING or not math.isfinite(score):
+    if p <= reject + ROUNDING or not math.isfinite(score):
         decision = Decision.REJECTED
-    elif p <= quarantine + _ROUNDING:
+    elif p <= quarantine + ROUNDING:
         decision = Decision.QUARANTINED
     else:
         decision = Decision.ACCEPTED

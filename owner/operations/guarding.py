@@ -15,9 +15,10 @@ from owner.choices import PAPER, PRESETS, expand
 from owner.gatekeeper.escalation import Escalation
 from owner.gatekeeper.fitting import fit, fit_escalation
 from owner.gatekeeper.guard import Guard
-from owner.gatekeeper.rules import fpr_bound_95, resolution
+from owner.gatekeeper.rules import fpr_bound_95
 from owner.guards import fitting_job
 from owner.ledger.records import GuardState, Release
+from owner.levels import resolution
 from owner.operations.opening import Office
 from owner.settings import GuardSettings
 

@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigurationError, GuardError, ResolutionError, UnknownNameError
 from owner.gatekeeper.rules import (
-    check_levels,
     conformal_threshold,
     fpr_bound_95,
     judge_by_references,
     judge_by_seed,
     p_value,
-    resolution,
     seed_threshold,
 )
 from owner.gatekeeper.verdict import Decision
+from owner.levels import check_levels, resolution
 
 NINETEEN = [float(s) for s in range(1, 20)]
 
@@ -82,7 +81,7 @@ def test_the_threshold_is_the_largest_score_that_is_not_rejected() -> None:
 
 
 def test_a_level_finer_than_the_references_resolve_is_refused_with_the_number_that_would_do() -> None:
-    with pytest.raises(ResolutionError, match=r"0\.01 is finer than 0\.05") as caught:
+    with pytest.raises(ResolutionError, match=r"0\.01 is finer than 1/\(K\+1\) = 0\.05") as caught:
         check_levels(0.01, 0.1, rule="conformal", references=19)
     assert "99 references" in caught.value.hint
 

@@ -28,7 +28,7 @@ from common import canonical
 from common.datasets import load_examples
 from common.devices import Compute
 from common.errors import ConfigurationError, GuardError, ModelError, PortierError, WireError
-from common.files import ensure_directory, read_bounded, storage_errors, write_atomically
+from common.files import ensure_directory, read_bounded, write_atomically
 from common.model_spec import ModelSpec
 from common.models import build
 from common.training_options import TrainingOptions
@@ -36,9 +36,10 @@ from common.weights import digest_file
 from common.weights import load as load_weights
 from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.calibrating import calibrate
-from owner.gatekeeper.escalation import Escalation, escalation_path, standing
+from owner.gatekeeper.escalation import Escalation, escalation_path
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.guard_files import settle
 from owner.gatekeeper.incremental import BigNewsError, small_news
 from owner.gatekeeper.limits import forbid_core_dumps
 from owner.gatekeeper.options import GuardOptions
@@ -79,7 +80,7 @@ class FittingJob:
 
     @property
     def work(self) -> Path:
-        return self.directory.with_name(self.directory.name + ".work")
+        return work_path(self.directory)
 
     @property
     def escalation(self) -> Path:
@@ -124,6 +125,11 @@ class FittingJob:
         write_atomically(path, canonical.encode(self.to_json()))
 
 
+def work_path(guard: Path) -> Path:
+    """Where the unfinished work on the guard in the folder `guard` lies."""
+    return guard.with_name(f"{guard.name}.work")
+
+
 def _path(data: Mapping[str, Any], name: str) -> Path | None:
     return None if data.get(name) is None else Path(data[name])
 
@@ -136,26 +142,37 @@ def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnRefere
     be, why.
     """
     digest = digest_file(job.weights)
-    standing = _standing(job)
-    if standing is not None and _is_wanted(standing, job, digest):
-        return standing
-    protection, why = _protection(job, digest, standing)
+    settle(job.directory)
+    guard = _earlier(job)
+    if guard is None or not _is_wanted(guard, job, digest):
+        guard = _fit(job, digest, guard, progress, on_reference)
+    # Also that of a process which was killed when its guard stood.
+    shutil.rmtree(job.work, ignore_errors=True)
+    return guard
+
+
+def _fit(
+    job: FittingJob, digest: str, earlier: Guard | None, progress: bool | None, on_reference: OnReference | None
+) -> Guard:
+    protection, why = _protection(job, digest, earlier)
     with _assistants(job, protection) as assistants:
         guard = protection.fit(directory=job.work, progress=progress, on_reference=on_reference, assistants=assistants)
     if why:
         guard = dataclasses.replace(guard, provenance={"trained": why})
-    _save(job, guard, standing)
-    shutil.rmtree(job.work, ignore_errors=True)
+    kept = [Protection.kept_in(job.work, guard)]
+    if earlier is not None and earlier.key == guard.key:  # it was grown, and its fine-tunes were not made again
+        kept.append(job.directory / KEPT)
+    guard.save(job.directory, kept=kept if job.options.incremental else ())
     return guard
 
 
 def assist(job: FittingJob, share: Share) -> None:
     """Make a share of the fine-tunes that `fit` of the same job waits for."""
-    protection, _ = _protection(job, digest_file(job.weights), _standing(job))
+    protection, _ = _protection(job, digest_file(job.weights), _earlier(job))
     protection.assist(job.work, share)
 
 
-def _protection(job: FittingJob, digest: str, standing: Guard | None) -> tuple[Protection, str]:
+def _protection(job: FittingJob, digest: str, earlier: Guard | None) -> tuple[Protection, str]:
     """With why the fine-tunes of the release before were not taken over though that was wanted, "" otherwise."""
     model = _release(job, digest)
     transplants, why = _transplants(job, model)
@@ -169,7 +186,7 @@ def _protection(job: FittingJob, digest: str, standing: Guard | None) -> tuple[P
         options=job.options,
         finetuning=job.finetuning,
         compute=job.compute,
-        known=standing,
+        known=earlier,
         keep=job.options.incremental,
         transplants=transplants,
     ), why
@@ -204,25 +221,21 @@ def fit_escalation(
     guard = Guard.load(job.directory)
     digest = digest_file(job.weights)
     guard.check_release(digest)
-    found = standing(job.escalation, guard)
-    if found is not None:
-        return found
-    fine_tunes = FineTunes(
-        _release(job, digest), load_examples(job.references_pool), guard.options, guard.finetuning, guard.compute
-    )
     try:
-        known = Escalation.load(job.escalation)
+        tier = Escalation.load(job.escalation)
     except PortierError:
-        known = None
-    tier = calibrate(
-        guard,
-        fine_tunes,
-        directory=job.escalation_work,
-        known=known,
-        progress=progress,
-        on_reference=on_reference,
-    )
-    tier.save(job.escalation)
+        tier = None
+    if tier is None or not tier.fits(guard):
+        pool = load_examples(job.references_pool)
+        tier = calibrate(
+            guard,
+            FineTunes(_release(job, digest), pool, guard.options, guard.finetuning, guard.compute),
+            directory=job.escalation_work,
+            known=tier,
+            progress=progress,
+            on_reference=on_reference,
+        )
+        tier.save(job.escalation)
     shutil.rmtree(job.escalation_work, ignore_errors=True)
     return tier
 
@@ -255,21 +268,7 @@ def _transplants(job: FittingJob, model: nn.Module) -> tuple[Transplants | None,
     return found, ""
 
 
-def _save(job: FittingJob, guard: Guard, standing: Guard | None) -> None:
-    """The guard, and then the fine-tunes it kept: without them it is whole, and only the next guard trains anew."""
-    kept = Protection.kept_in(job.work, guard)
-    if job.options.incremental and standing is not None and standing.key == guard.key:
-        # Those of a guard that was grown were not made again.
-        for path in (job.directory / KEPT).glob("*"):
-            if not (kept / path.name).exists():
-                shutil.copy2(path, ensure_directory(kept) / path.name)
-    guard.save(job.directory)
-    if job.options.incremental and kept.is_dir():
-        with storage_errors("keep the fine-tunes of the guard", job.directory):
-            kept.replace(job.directory / KEPT)
-
-
-def _standing(job: FittingJob) -> Guard | None:
+def _earlier(job: FittingJob) -> Guard | None:
     """The guard that an earlier run finished, None where there is none that reads. It is replaced by the one that is wanted, which
     takes its references over where only their number or what is made of them has changed."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -49,8 +49,8 @@ class Guard:
     fitting: fine-tunes that fit the scales of the combined score, and calibrate nothing; none where there is one detector.
     release_probes: what M shows on the inputs that detectors of probes make, so that vetting never runs M on them.
     release_weights: M itself. Not stored with the guard: `with_release` hands it in.
-    provenance: nothing for references trained on this release; else of which release they were transplanted, the generation
-        and the news (`owner.gatekeeper.transplants`).
+    provenance: nothing for references trained on this release; else of which release they were transplanted, on which they were
+        trained, the generation and the news (`owner.gatekeeper.transplants`).
     key: digest of all that decides a reference's scores; references of equal keys may be exchanged between guards.
     """
 
@@ -226,9 +226,12 @@ class Guard:
         """
         return self if self.release_weights else replace(self, release_weights=weights)
 
-    def save(self, directory: Path) -> None:
-        """Writes the guard; `directory` is whole, or as it was before. Raises StorageError."""
-        guard_files.write(self, directory)
+    def save(self, directory: Path, *, kept: Iterable[Path] = ()) -> None:
+        """Writes the guard; `directory` is whole, or as it was before. Raises StorageError.
+
+        kept: folders whose files, weights of the fine-tunes, stand in it with the guard; of files of one name that of the first.
+        """
+        guard_files.write(self, directory, kept)
 
     @classmethod
     def load(cls, directory: Path) -> Guard:

@@ -37,6 +37,7 @@ from common.weights import save as save_weights
 from owner.detectors import DETECTORS, DetectorState, restore
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import Reference
+from owner.gatekeeper.transplants import KEPT
 
 if TYPE_CHECKING:
     from owner.gatekeeper.guard import Guard
@@ -45,21 +46,26 @@ FORMAT = 1
 _JSON_LIMIT = 64 << 20
 
 
-def write(guard: Guard, directory: Path) -> None:
-    """`directory` is whole afterwards, or as it was before. Raises StorageError."""
+def write(guard: Guard, directory: Path, kept: Iterable[Path] = ()) -> None:
+    """`directory` is whole afterwards, or as it was before; after a kill, once it was `settle`d. kept: as in `Guard.save`.
+
+    Raises StorageError.
+    """
     directory = Path(directory)
     ensure_directory(directory.parent)
+    settle(directory)
     with storage_errors("write the guard", directory):
-        _remove_leftovers(directory)
         unfinished = _beside(directory)
     try:
+        with storage_errors("keep the fine-tunes of the guard", directory):
+            _take_over(kept, unfinished / KEPT)
         files = {name: save_weights(unfinished / name, tensors) for name, tensors in _tensors(guard).items()}
         write_atomically(unfinished / "guard.json", _describe(guard, files))
         with storage_errors("write the guard", directory):
             unfinished.chmod(0o755)
             if directory.exists():
                 retired = _beside(directory)
-                directory.replace(retired)
+                directory.replace(retired)  # killed after this, `settle` finds two whole guards, and takes the new one
                 unfinished.replace(directory)
                 shutil.rmtree(retired)
             else:
@@ -74,12 +80,38 @@ def _beside(directory: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{directory.name}-{os.getpid()}-", dir=directory.parent))
 
 
-def _remove_leftovers(directory: Path) -> None:
-    """What processes killed while they wrote have left."""
-    for path in directory.parent.glob(f".{directory.name}-*-*"):
-        process = path.name.removeprefix(f".{directory.name}-").partition("-")[0]
-        if process.isdecimal() and not _runs(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
+def _take_over(folders: Iterable[Path], target: Path) -> None:
+    """Every file of the folders, which stay as they are: killed before the guard stands, nothing is lost."""
+    for path in (path for folder in folders for path in folder.glob("*")):
+        copy = ensure_directory(target) / path.name
+        if copy.exists():
+            continue
+        try:
+            os.link(path, copy)
+        except OSError:  # a file system without hard links
+            shutil.copy2(path, copy)
+
+
+def settle(directory: Path) -> None:
+    """Finish or remove what processes killed while they wrote the guard in `directory` have left: where there is none now, the
+    newest whole one of theirs takes its place. Raises StorageError.
+    """
+    with storage_errors("tidy up beside the guard", directory):
+        left = [path for path in directory.parent.glob(f".{directory.name}-*-*") if _is_of_the_dead(path, directory)]
+        # guard.json is written last.
+        whole = [path for path in left if (path / "guard.json").is_file()]
+        if whole and not directory.exists():
+            newest = max(whole, key=lambda path: (path / "guard.json").stat().st_mtime_ns)
+            newest.chmod(0o755)
+            newest.replace(directory)
+            sync_directory(directory.parent)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_of_the_dead(path: Path, directory: Path) -> bool:
+    process = path.name.removeprefix(f".{directory.name}-").partition("-")[0]
+    return process.isdecimal() and not _runs(int(process))
 
 
 def _runs(process: int) -> bool:

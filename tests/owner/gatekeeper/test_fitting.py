@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,11 +20,14 @@ from common.errors import ConfigurationError, GuardError
 from common.training import train
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
 from owner.gatekeeper.assistants import Share
+from owner.gatekeeper.escalation import Escalation
 from owner.gatekeeper.fine_tunes import FineTunes
-from owner.gatekeeper.fitting import FittingJob, fit, main
+from owner.gatekeeper.fitting import FittingJob, fit, fit_escalation, main
+from owner.gatekeeper.own_processes import command, environment
 from owner.gatekeeper.protection import Protection
+from owner.gatekeeper.transplants import KEPT, KeptReferences
 
-OPTIONS = GuardOptions(references=19, hidden=32, latent=8, epochs=2)
+OPTIONS = GuardOptions(references=9, reject_level=0.1, quarantine_level=0.1, hidden=32, latent=8, epochs=2)
 
 
 @pytest.fixture
@@ -49,56 +53,96 @@ def job(bench, tmp_path: Path) -> FittingJob:  # type: ignore[no-untyped-def]
     )
 
 
-def test_killed_at_any_reference_the_next_run_finishes_the_guard(bench, job: FittingJob, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    job.write(tmp_path / "job.json")
-    command = [sys.executable, "-m", "owner.gatekeeper.fitting", str(tmp_path / "job.json")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
-        assert first.stdout is not None
-        reports = [json.loads(first.stdout.readline()) for _ in range(4)]
-        first.kill()
-    assert [report["done"] for report in reports] == [1, 2, 3, 4]
-    assert not job.directory.exists()
-    kept = {path: path.stat().st_mtime_ns for path in job.work.rglob("*.json")}
-    assert len(kept) >= 4
-
-    again: list[int] = []
-    guard = fit(job, progress=False, on_reference=lambda done, total, scores: again.append(done))
-    assert again == list(range(1, 21))
-    assert not job.work.exists()
-    assert Guard.load(job.directory).options == guard.options == OPTIONS
-    assert Gatekeeper.load(job.directory, bench.model).vet(bench.honest()).p_value is not None
+def killed(job: FittingJob, path: Path, *, after: int) -> list[int]:
+    """What a process of the owner reports to have done before it is killed."""
+    job.write(path)
+    with subprocess.Popen(
+        command("owner.gatekeeper.fitting", str(path)), stdout=subprocess.PIPE, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        reports = [json.loads(process.stdout.readline())["done"] for _ in range(after)]
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return reports
 
 
-def test_a_guard_that_stands_is_not_fitted_again(job: FittingJob) -> None:
-    fit(job, progress=False)
-    touched: list[int] = []
-    fit(job, progress=False, on_reference=lambda done, total, scores: touched.append(done))
-    assert touched == []
-
-
-def test_shared_among_processes_the_fine_tunes_are_the_same_ones(
-    bench,  # type: ignore[no-untyped-def]
-    job: FittingJob,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    alone = fit(dataclasses.replace(job, directory=tmp_path / "alone"), progress=False)
-    made_here: list[int] = []
+@pytest.fixture
+def made_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the fine-tunes that this process makes."""
+    made: list[int] = []
     make = FineTunes.make
 
     def counted(self: FineTunes, number: int, *given: Any, **named: Any) -> Any:
-        made_here.append(number)
+        made.append(number)
         return make(self, number, *given, **named)
 
     monkeypatch.setattr(FineTunes, "make", counted)
-    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 1)
+    return made
+
+
+def test_killed_at_any_reference_the_next_process_finishes_the_guard_and_the_tier(
+    bench,  # type: ignore[no-untyped-def]
+    job: FittingJob,
+    tmp_path: Path,
+    made_here: list[int],
+) -> None:
+    tier = dataclasses.replace(
+        OPTIONS, escalation="maximum-margin", escalation_references=4, escalation_reject_level=0.2
+    )
+    job = dataclasses.replace(job, options=tier)
+    assert killed(job, tmp_path / "job.json", after=4) == [1, 2, 3, 4]
+    assert not job.directory.exists()
+    again: list[int] = []
+    guard = fit(job, progress=False, on_reference=lambda done, total, scores: again.append(done))
+    assert again == list(range(1, 11))
+    assert len(made_here) <= 6
+    assert not job.work.exists()
+    assert Guard.load(job.directory).options == guard.options == tier
+    assert Gatekeeper.load(job.directory, bench.model).vet(bench.honest()).p_value is not None
+
+    made_here.clear()
+    assert killed(dataclasses.replace(job, what="escalation"), tmp_path / "tier.json", after=1) == [1]
+    assert not job.escalation.exists()
+    assert len(fit_escalation(job, progress=False).references) == 4
+    assert len(made_here) <= 3
+    assert Escalation.load(job.escalation).fits(guard)
+    assert not job.escalation_work.exists()
+
+
+def test_a_guard_that_stands_is_not_fitted_again_and_left_work_is_removed(job: FittingJob) -> None:
+    fit(job, progress=False)
+    # As a process leaves it that is killed as soon as its guard stands.
+    job.work.mkdir()
+    job.work.joinpath("job.json").write_text("{}")
+    touched: list[int] = []
+    fit(job, progress=False, on_reference=lambda done, total, scores: touched.append(done))
+    assert touched == []
+    assert not job.work.exists()
+
+
+def test_shared_with_a_process_that_is_killed_the_fine_tunes_are_the_same_ones(
+    job: FittingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_here: list[int]
+) -> None:
+    job = dataclasses.replace(job, options=dataclasses.replace(OPTIONS, references=19))
+    alone = fit(dataclasses.replace(job, directory=tmp_path / "alone"), progress=False)
+    made_here.clear()
+    assistants: list[subprocess.Popen[bytes]] = []
+
+    class Remembered(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            assistants.append(self)
+
     work = Protection._reference
 
     def after_the_first_of_theirs(*given: Any) -> Any:
-        while not list(job.work.glob("*/fitting-*.json")) and not list(job.work.glob("*/0*.json")):
-            time.sleep(0.05)
+        while not list(job.work.glob("*/0*.json")):
+            time.sleep(0.005)
+        assistants[0].kill()
         return work(*given)
 
+    monkeypatch.setattr(subprocess, "Popen", Remembered)
+    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 1)
     monkeypatch.setattr(Protection, "_reference", after_the_first_of_theirs)
     torch.set_num_threads(2)
     try:
@@ -106,20 +150,11 @@ def test_shared_among_processes_the_fine_tunes_are_the_same_ones(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    assert len(made_here) < 20
+    assert [process.returncode for process in assistants] == [-signal.SIGKILL]
+    # The owner's fine-tune and every second reference were this process's share.
+    assert 10 < len(made_here) < 20
     assert [one.scores for one in shared.references] == [one.scores for one in alone.references]
     assert not job.work.exists()
-
-
-def test_what_an_assistant_leaves_undone_is_made_all_the_same(job: FittingJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 1)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    torch.set_num_threads(2)
-    try:
-        guard = fit(job, progress=False)
-    finally:
-        torch.set_num_threads(1)
-    assert len(guard.references) == 19
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/2/3"])
@@ -135,7 +170,7 @@ def test_a_damaged_guard_is_replaced_by_a_whole_one(bench, job: FittingJob) -> N
         Guard.load(job.directory)
     touched: list[int] = []
     fit(job, progress=False, on_reference=lambda done, total, scores: touched.append(done))
-    assert touched == list(range(1, 21))
+    assert touched == list(range(1, 11))
     assert Gatekeeper.load(job.directory, bench.model).vet(bench.honest()).p_value is not None
 
 
@@ -163,7 +198,7 @@ def test_a_job_that_cannot_be_read_is_told_in_one_line(
 def test_a_guard_that_shall_have_more_references_is_grown_from_the_one_that_stands(
     job: FittingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = dataclasses.replace(job.options, references=4, reject_level=0.2, quarantine_level=0.2)
+    few = dataclasses.replace(job.options, references=4, reject_level=0.2, quarantine_level=0.2, incremental=True)
     first = fit(dataclasses.replace(job, options=few), progress=False)
     trained = []
 
@@ -175,6 +210,7 @@ def test_a_guard_that_shall_have_more_references_is_grown_from_the_one_that_stan
     grown = fit(dataclasses.replace(job, options=dataclasses.replace(few, references=6)), progress=False)
     assert len(trained) == 2
     assert [one.scores for one in grown.references[:4]] == [one.scores for one in first.references]
+    assert all(KeptReferences(job.directory / KEPT).holds("calibrating", k) for k in range(6))
     other = dataclasses.replace(few, seed=1)
     fit(dataclasses.replace(job, options=other), progress=False)
     assert len(trained) == 2 + 5

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,8 @@ from common.errors import GuardError, GuardMismatchError, StorageError
 from common.model_spec import ModelSpec
 from common.models import build
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
-from owner.gatekeeper.guard_files import description_digest, release_digest
+from owner.gatekeeper.guard_files import description_digest, release_digest, settle
+from owner.gatekeeper.transplants import KEPT
 
 
 @pytest.fixture
@@ -71,6 +75,52 @@ def test_saving_over_a_guard_replaces_it_and_leaves_nothing_behind(bench, copy: 
     assert description_digest(copy) == description_digest(bench.guard)
     assert [path.name for path in copy.parent.iterdir()] == ["guard"]
     assert not (copy / "stray").exists()
+
+
+def save_killed(guard: Guard, directory: Path, kept: Path, *, at: int) -> int:
+    """Exit code of a process that is killed when it is about to give a folder its name for the `at`-th time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads, of which the copy needs none
+        process = os.fork()
+    if process == 0:
+        replace, left = Path.replace, [at]
+
+        def counted(self: Path, target: Path) -> Path:
+            left[0] -= self.is_dir()
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(self, target)
+
+        try:
+            Path.replace = counted  # type: ignore[method-assign,assignment]
+            guard.save(directory, kept=[kept])
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("stands", "at", "found"), [(True, 1, "old"), (True, 2, "new"), (False, 1, "new")], ids=["whole", "aside", "first"]
+)
+def test_killed_at_any_rename_it_leaves_a_whole_guard_and_the_fine_tunes_are_not_lost(
+    bench,  # type: ignore[no-untyped-def]
+    copy: Path,
+    tmp_path: Path,
+    stands: bool,
+    at: int,
+    found: str,
+) -> None:
+    if not stands:
+        shutil.rmtree(copy)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "0000.json").write_text("{}")
+    new = dataclasses.replace(bench.gatekeeper.guard, provenance={"trained": "anew"})
+    assert save_killed(new, copy, tmp_path / "work", at=at) == -signal.SIGKILL
+    settle(copy)
+    assert Guard.load(copy).provenance == (new.provenance if found == "new" else {})
+    assert (copy / KEPT / "0000.json").exists() == (found == "new")
+    assert (tmp_path / "work" / "0000.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"guard", "work"}
 
 
 def test_another_release_is_refused(bench) -> None:  # type: ignore[no-untyped-def]

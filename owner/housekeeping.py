@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from common import timestamps
 from common.errors import LedgerError
@@ -64,9 +65,16 @@ def prune(
     """Remove the weights of submissions rejected or expired longer ago than `older_than`, of accepted ones (the release
     holds what came of them), and the guards of releases that are no base any more. Ledger entries, manifests and
     verdicts stay; so do all releases, for `rollback` needs them.
+
+    Raises WorkspaceError, before anything is removed, where guards would go while a process writes one: it might be of them.
     """
     limit = clock() - older_than
-    pruned, guards, freed = [], [], 0
+    unneeded = _unneeded_guards(workspace, store, settings, limit)
+    freed = sum(path.stat().st_size for guard in unneeded for path in _guard_files(workspace, guard))
+    with nullcontext() if dry_run or not unneeded else workspace.lock("guard"):
+        for release in () if dry_run else unneeded:
+            _remove_guard(workspace, store, release)
+    pruned = []
     for submission in store.submissions():
         if submission.pruned is not None or not _prunable(submission, limit):
             continue
@@ -78,6 +86,11 @@ def prune(
             for path in found:
                 path.unlink(missing_ok=True)
             store.mark_pruned(submission.id)
+    return Pruned(tuple(pruned), tuple(unneeded), freed)
+
+
+def _unneeded_guards(workspace: Workspace, store: Store, settings: OwnerSettings, limit: datetime) -> list[str]:
+    """Releases published before `limit` whose guards no submission can need."""
     needed = {*store.allowed_bases(settings.merge.bases_allowed)}
     waiting = {
         SubmissionState.RECEIVED,
@@ -88,27 +101,28 @@ def prune(
     needed |= {one.base_release for one in store.submissions() if one.state in waiting}
     releases = store.releases()
     needed |= {store.root().id} if releases else set()
-    for release in releases:
-        guard = workspace.release(release.id).guard
-        old = timestamps.from_text(release.published) < limit
-        if release.id in needed or not old or not guard.is_dir():
-            continue
-        freed += sum(path.stat().st_size for path in guard.rglob("*") if path.is_file())
-        freed += sum(path.stat().st_size for path in [workspace.release(release.id).escalation] if path.is_file())
-        guards.append(release.id)
-        if not dry_run:
-            _remove_guard(workspace, store, release.id)
-    return Pruned(tuple(pruned), tuple(guards), freed)
+    return [
+        release.id
+        for release in releases
+        if release.id not in needed
+        and timestamps.from_text(release.published) < limit
+        and workspace.release(release.id).guard.is_dir()
+    ]
+
+
+def _guard_files(workspace: Workspace, release: str) -> list[Path]:
+    files = workspace.release(release)
+    return [path for path in (*files.guard.rglob("*"), files.escalation) if path.is_file()]
 
 
 def _remove_guard(workspace: Workspace, store: Store, release: str) -> None:
     # The state first: a crash in between leaves files nobody uses, never a promise without files.
     store.set_guard_state(release, GuardState.MISSING)
     guard = workspace.release(release).guard
-    shutil.rmtree(guard, ignore_errors=True)
+    # What was left half-written goes before the guard, in whose place it would be put (`guard_files.settle`).
+    for path in (*guard.parent.glob(f".{guard.name}-*"), guard, *guard.parent.glob(f"{guard.name}.*work")):
+        shutil.rmtree(path, ignore_errors=True)
     workspace.release(release).escalation.unlink(missing_ok=True)
-    for unfinished in guard.parent.glob(f"{guard.name}.*work"):
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _prunable(submission: Submission, limit: datetime) -> bool:

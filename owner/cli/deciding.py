@@ -121,7 +121,8 @@ def prune(
 
     Releases stay, for `rollback`. So do manifests, verdicts and ledger entries: what was handed in, by whom, with which
     digest and what came of it can still be shown. A release that `rollback` goes back to after its guard was pruned has its
-    guard fitted again, which takes as long as the first time.
+    guard fitted again, which takes as long as the first time. Guards are not removed, nor anything with them, while one is being
+    fitted.
     """
     from owner.housekeeping import prune as remove  # noqa: PLC0415
     from owner.operations.opening import open_office  # noqa: PLC0415

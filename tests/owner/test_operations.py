@@ -407,9 +407,16 @@ def test_pruning_removes_guards_no_submission_can_need(root: Path) -> None:
             )
         middle = office.store.releases()[1]
         later = timestamps.now() + timedelta(days=31)
-        found = housekeeping.prune(
-            office.workspace, office.store, office.settings, timedelta(days=30), clock=lambda: later
-        )
+
+        def prune() -> housekeeping.Pruned:
+            month = timedelta(days=30)
+            return housekeeping.prune(office.workspace, office.store, office.settings, month, clock=lambda: later)
+
+        with office.workspace.lock("guard"), pytest.raises(WorkspaceError, match="guard lock"):
+            prune()
+        assert office.store.release(middle.id).guard_state is GuardState.READY
+        assert office.workspace.release(middle.id).guard.is_dir()
+        found = prune()
         assert found.guards == (middle.id,)
         assert not office.workspace.release(middle.id).guard.exists()
         assert office.store.release(middle.id).guard_state is GuardState.MISSING

@@ -23,8 +23,9 @@ from common.errors import PortierError
 from owner import releases
 from owner.escalations import AwaitingEscalation, leave_to_person
 from owner.fitting_process import run_to_its_end
-from owner.gatekeeper.fitting import FittingJob
+from owner.gatekeeper.fitting import FittingJob, work_path
 from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.guard_files import settle
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.own_processes import command
 from owner.ledger.records import GuardState, Release, ReleaseStatus, SubmissionState
@@ -100,14 +101,18 @@ class GuardKeeper:
         for release in self._store.releases():
             if release.status is ReleaseStatus.ROLLED_BACK:
                 continue
+            guard = self._workspace.release(release.id).guard
+            settle(guard)
             ready = release.guard_state is GuardState.READY
-            expected = ready or self._workspace.release(release.id).guard.exists()
+            expected = ready or guard.exists()
             defect = self.defect(release) if expected else None
             if defect is not None:
                 self._store.set_guard_state(release.id, GuardState.MISSING, error=defect)
                 log.warning("the guard of release %d will be fitted again: %s", release.number, defect)
             elif expected and not ready:
-                self._store.set_guard_state(release.id, GuardState.READY)
+                # Where work lies beside it, its fitting goes on, or finds it done and tidies up.
+                unfinished = work_path(guard).exists()
+                self._store.set_guard_state(release.id, GuardState.MISSING if unfinished else GuardState.READY)
             elif not expected and release.guard_state is not GuardState.MISSING:
                 self._store.set_guard_state(release.id, GuardState.MISSING)
 
@@ -229,11 +234,30 @@ class GuardKeeper:
     async def _calibrate(self, release: Release, stop: asyncio.Event) -> None:
         with self._workspace.lock("guard", wait_seconds=0.0):
             log.info("calibrating the escalation tier of release %d (%s)", release.number, release.id[:12])
+            give_way = asyncio.Event()
+            watching = asyncio.create_task(self._give_way(give_way, stop))
             try:
-                await self._run_process(release, stop, "escalation")
+                await self._run_process(release, give_way, "escalation")
             except PortierError as raised:
                 reason = f"it cannot be calibrated: {raised.message}"
                 await asyncio.to_thread(self.distrust_escalation, release, reason)
+            finally:
+                watching.cancel()
+
+    async def _give_way(self, give_way: asyncio.Event, stop: asyncio.Event) -> None:
+        """Set `give_way` when the service stops or a guard is due: a calibration ends then, and goes on afterwards with the
+        references that it has finished."""
+        try:
+            while (
+                not stop.is_set()
+                and self._due(await asyncio.to_thread(needed_guards, self._store, self._settings)) is None
+            ):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+        except PortierError as error:  # `run` meets it again, and tells
+            log.debug("the calibration ends: %s", error.message)
+        finally:
+            give_way.set()
 
     async def _run_process(self, release: Release, stop: asyncio.Event, what: What = "guard") -> bool:
         """Whether the guard, or its escalation tier, stands; False where it was to stop before. Raises what keeps it from it."""

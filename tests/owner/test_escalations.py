@@ -17,7 +17,7 @@ from owner.e_process import HistoryFinding
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.verdict import Check, Decision, Verdict
-from owner.ledger.records import Submission, SubmissionState
+from owner.ledger.records import GuardState, Submission, SubmissionState
 from owner.operations.deciding import promote, vet_file
 from owner.operations.founding import init, train_first
 from owner.operations.guarding import calibrate, protect
@@ -212,6 +212,30 @@ def test_what_a_person_decides_during_a_second_look_stands(calibrated: Office, a
     assert decisions(calibrated, submission) == ["quarantined", "rejected"]
     assert calibrated.store.current().id == current.id
     assert {path.name for path in calibrated.workspace.releases.iterdir()} == {current.id}
+
+
+def test_a_guard_that_is_waited_for_comes_before_a_calibration_that_runs(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    started.touch()
+    code = (
+        "import json, sys, time; what = json.load(open(sys.argv[1]))['what']; "
+        f"open({str(started)!r}, 'a').write(what + ' '); what == 'escalation' and time.sleep(600)"
+    )
+    monkeypatch.setattr("owner.guards.FITTING", (sys.executable, "-S", "-c", code))
+    monkeypatch.setattr("owner.guards.POLL_SECONDS", 0.02)
+    ada.hand_in(slightly_changed)
+    waiting: list[Submission] = []
+
+    def third_begun() -> bool:
+        if not waiting and started.read_text():
+            office.store.set_guard_state(office.store.root().id, GuardState.MISSING)
+            waiting.append(ada.hand_in(slightly_changed))
+        return len(started.read_text().split()) == 3
+
+    run(office, Second(), third_begun, seconds=60.0)
+    assert started.read_text().split() == ["escalation", "guard", "escalation"]
 
 
 def test_a_tier_that_cannot_be_calibrated_is_given_up_and_the_submission_can_be_promoted(

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from common.errors import GuardError, StorageError
 from common.identity.keys import SigningKey
 from common.weights import load, save
 from owner import assessment, releases
+from owner.gatekeeper.fitting import work_path
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.supervisor import VettingInterruptedError, VettingUnavailableError
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -412,6 +414,13 @@ def test_files_without_their_guard_state_make_a_guard_ready_only_where_they_read
         return office.store.root().guard_state
 
     assert found_at_the_start() is GuardState.READY
+    with subprocess.Popen(["/bin/true"]) as killed:
+        killed.wait()
+    guard.replace(guard.with_name(f".{guard.name}-{killed.pid}-put-aside"))
+    assert found_at_the_start() is GuardState.READY
+    work_path(guard).mkdir()
+    assert found_at_the_start() is GuardState.MISSING
+    assert office.store.root().guard_error is None
     (guard / "release.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert found_at_the_start() is GuardState.MISSING
     assert "damaged" in (office.store.root().guard_error or "")

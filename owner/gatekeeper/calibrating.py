@@ -2,7 +2,8 @@
 
 The guard keeps their scores and not their weights, which would be 160 MB a release for the paper's CNN and 3 GB for a wide
 ResNet, kept for a tier that most releases never need. Made again they cost so many fine-tunes, once, when the first submission
-needs them; from their seeds they come out as they were, on another machine as others of their kind.
+needs them. From their seeds they come out as they were, bit for bit, on the same machine with as many threads only; elsewhere, and
+where the guard's own were transplanted from an earlier release, they are others of their kind. Nothing compares the two.
 """
 
 from __future__ import annotations

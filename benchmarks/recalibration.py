@@ -72,7 +72,8 @@ def _one_release(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     news = measure_news(lab.root, release, kept, options.references)
-    source = Transplants(kept, lab.root, release_digest(lab.root), merges, news)
+    digest = release_digest(lab.root)
+    source = Transplants(kept, lab.root, digest, digest, merges, news, total_news=news)
     keepers, seconds = {}, {}
     for name, transplants in (("fresh", None), ("transplanted", source)):
         started = time.perf_counter()

@@ -111,7 +111,8 @@ def settle(directory: Path) -> None:
 
 def _is_of_the_dead(path: Path, directory: Path) -> bool:
     process = path.name.removeprefix(f".{directory.name}-").partition("-")[0]
-    return process.isdecimal() and not _runs(int(process))
+    # Its own number is that of one before it: in containers numbers come again.
+    return process.isdecimal() and (int(process) == os.getpid() or not _runs(int(process)))
 
 
 def _runs(process: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.datasets import load
+from common.datasets import load, save_examples
 from common.devices import Compute
 from common.examples import Examples
 from common.model_spec import ModelSpec
@@ -21,6 +21,7 @@ from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, save
 from owner.gatekeeper import Gatekeeper, GuardOptions, Triggers
+from owner.gatekeeper.fitting import FittingJob
 
 COMPUTE = Compute(torch.device("cpu"), torch.float32)
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
@@ -99,18 +100,45 @@ STANDARD = GuardOptions(
 )
 
 
-def with_standard_detectors(bench: Bench, **changes: Any) -> Gatekeeper:
-    """The release of `bench` under every standard detector, combined."""
-    settings: dict[str, Any] = {"options": STANDARD, **changes}
+def protect(bench: Bench, options: GuardOptions, **changes: Any) -> Gatekeeper:
+    """The release of `bench` under a guard of these options."""
     return Gatekeeper.protect(
         bench.model,
         bench.triggers,
         references_pool=bench.shares.references,
         spec=SPEC,
         finetuning=FINETUNING,
+        options=options,
         compute=COMPUTE,
         progress=False,
-        **settings,
+        **changes,
+    )
+
+
+def with_standard_detectors(bench: Bench, options: GuardOptions = STANDARD, **changes: Any) -> Gatekeeper:
+    """The release of `bench` under every standard detector, combined."""
+    return protect(bench, options, **changes)
+
+
+def fitting_job(bench: Bench, folder: Path, options: GuardOptions) -> FittingJob:
+    """Of the guard of `bench`'s release with these options, in `folder`, which gets the examples files too."""
+    shares = bench.shares
+    parts = {
+        "trigger_fit": shares.trigger_fit,
+        "trigger_calibration": shares.trigger_calibration,
+        "evaluation": shares.evaluation,
+        "references_pool": shares.references,
+    }
+    for name, examples in parts.items():
+        save_examples(folder / f"{name}.safetensors", examples)
+    return FittingJob(
+        weights=bench.release,
+        directory=folder / "guard",
+        spec=SPEC,
+        options=options,
+        finetuning=FINETUNING,
+        compute=COMPUTE,
+        **{name: folder / f"{name}.safetensors" for name in parts},
     )
 
 

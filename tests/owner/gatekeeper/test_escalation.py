@@ -27,7 +27,7 @@ from owner.gatekeeper.escalation import Escalation, standing
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.rules import fpr_bound_95, p_value
 from owner.gatekeeper.verdict import Check
-from tests.owner.gatekeeper.conftest import COMPUTE, FINETUNING, OPTIONS, SPEC, Bench
+from tests.owner.gatekeeper.conftest import COMPUTE, FINETUNING, OPTIONS, Bench, protect
 
 WIDE = dataclasses.replace(
     OPTIONS,
@@ -39,20 +39,6 @@ WIDE = dataclasses.replace(
 )
 
 
-def protect(bench: Bench, options: GuardOptions = WIDE, **changes: Any) -> Gatekeeper:
-    return Gatekeeper.protect(
-        bench.model,
-        bench.triggers,
-        references_pool=bench.shares.references,
-        spec=SPEC,
-        finetuning=FINETUNING,
-        options=options,
-        compute=COMPUTE,
-        progress=False,
-        **changes,
-    )
-
-
 def quick(bench: Bench, **changes: Any) -> GuardOptions:
     """One detector and few references, for tests of what happens when."""
     few = {"escalation": "maximum-margin", "escalation_references": 2, "escalation_reject_level": 0.4}
@@ -61,7 +47,7 @@ def quick(bench: Bench, **changes: Any) -> GuardOptions:
 
 @pytest.fixture(scope="session")
 def escalated(bench: Bench) -> Gatekeeper:
-    keeper = protect(bench)
+    keeper = protect(bench, WIDE)
     keeper.calibrated(progress=False)
     return keeper
 
@@ -384,7 +370,7 @@ def test_a_tier_that_is_asked_for_later_keeps_the_references_that_are_there(benc
     plain = dataclasses.replace(WIDE, escalation="off")
     protect(bench, plain, directory=tmp_path)
     there = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
-    protect(bench, directory=tmp_path)
+    protect(bench, WIDE, directory=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in there} == there
 
 

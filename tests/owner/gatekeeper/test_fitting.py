@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from common.datasets import save_examples
 from common.errors import ConfigurationError, GuardError
 from common.training import train
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
@@ -26,31 +25,14 @@ from owner.gatekeeper.fitting import FittingJob, fit, fit_escalation, main
 from owner.gatekeeper.own_processes import command, environment
 from owner.gatekeeper.protection import Protection
 from owner.gatekeeper.transplants import KEPT, KeptReferences
+from tests.owner.gatekeeper.conftest import fitting_job
 
 OPTIONS = GuardOptions(references=9, reject_level=0.1, quarantine_level=0.1, hidden=32, latent=8, epochs=2)
 
 
 @pytest.fixture
 def job(bench, tmp_path: Path) -> FittingJob:  # type: ignore[no-untyped-def]
-    shares = bench.shares
-    names = {
-        "trigger_fit": shares.trigger_fit,
-        "trigger_calibration": shares.trigger_calibration,
-        "evaluation": shares.evaluation,
-        "references_pool": shares.references,
-    }
-    for name, examples in names.items():
-        save_examples(tmp_path / f"{name}.safetensors", examples)
-    guard = bench.gatekeeper.guard
-    return FittingJob(
-        weights=bench.release,
-        directory=tmp_path / "guard",
-        spec=guard.spec,
-        options=OPTIONS,
-        finetuning=guard.finetuning,
-        compute=guard.compute,
-        **{name: tmp_path / f"{name}.safetensors" for name in names},
-    )
+    return fitting_job(bench, tmp_path, OPTIONS)
 
 
 def killed(job: FittingJob, path: Path, *, after: int) -> list[int]:
@@ -179,10 +161,10 @@ def test_what_a_process_killed_while_it_wrote_has_left_is_removed_and_a_living_o
         gone.wait()
     dead = job.directory.with_name(f".guard-{gone.pid}-abc")
     living = job.directory.with_name(f".guard-{os.getppid()}-abc")
-    for folder in (dead, living):
+    own_number = job.directory.with_name(f".guard-{os.getpid()}-abc")  # of one before it, as in a container
+    for folder in (dead, living, own_number):
         folder.mkdir()
     fit(job, progress=False)
-    assert not dead.exists()
     assert {path.name for path in job.directory.parent.glob(".guard-*")} == {living.name}
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.datasets import save_examples
 from common.weights import Weights, load, save
 from owner.gatekeeper import Gatekeeper, Guard, GuardOptions, merge
 from owner.gatekeeper.fitting import FittingJob, fit
 from owner.gatekeeper.incremental import BigNewsError, small_news
 from owner.gatekeeper.transplants import KEPT, KeptReferences, distance, transplant
+from tests.owner.gatekeeper.conftest import fitting_job
 
 OPTIONS = GuardOptions(
     references=5, reject_level=0.2, quarantine_level=0.2, hidden=32, latent=8, epochs=2, incremental=True
@@ -46,25 +46,7 @@ def test_distance_leaves_statistics_and_counters_out() -> None:
 @pytest.fixture(scope="module")
 def old(bench, tmp_path_factory: pytest.TempPathFactory) -> FittingJob:  # type: ignore[no-untyped-def]
     """The job of a release whose guard stands and has kept its fine-tunes."""
-    folder = tmp_path_factory.mktemp("old")
-    shares, guard = bench.shares, bench.gatekeeper.guard
-    names = {
-        "trigger_fit": shares.trigger_fit,
-        "trigger_calibration": shares.trigger_calibration,
-        "evaluation": shares.evaluation,
-        "references_pool": shares.references,
-    }
-    for name, examples in names.items():
-        save_examples(folder / f"{name}.safetensors", examples)
-    job = FittingJob(
-        weights=bench.release,
-        directory=folder / "guard",
-        spec=guard.spec,
-        options=OPTIONS,
-        finetuning=guard.finetuning,
-        compute=guard.compute,
-        **{name: folder / f"{name}.safetensors" for name in names},
-    )
+    job = fitting_job(bench, tmp_path_factory.mktemp("old"), OPTIONS)
     fit(job, progress=False)
     return job
 

@@ -1,5 +1,6 @@
 """Which guards are needed, whether they can be used, and how they are fitted: one at a time, in a process of their own,
-resumable. Escalation tiers, which submissions in quarantine wait for, come after them and in the same way.
+resumable. Escalation tiers, which submissions in quarantine wait for, come after them and in the same way: a guard that is due
+ends a calibration, which goes on afterwards.
 
 Every finished reference is kept beside the guard-to-be; the guard appears in its release's folder as a whole. The ledger's
 guard state follows the files, never leads them: READY is written when the guard is there and reads. A guard that is lost or

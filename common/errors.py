@@ -27,6 +27,7 @@
         +-- GuardMismatchError      71   guard and release, device or dtype do not belong together
         +-- VacuousGateError        72   the activations do not depend on the parameters
         +-- ResolutionError         73   a level is finer than the references can resolve
+        +-- GuardNotReadyError      74   a guard is not there yet, or no longer
 
 The library raises; only the command lines exit. Errors about bytes from outside (`WireError`) carry a
 `code`, which goes into ledger entries and onto the wire.
@@ -36,6 +37,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 
 class PortierError(Exception):
@@ -176,11 +178,14 @@ class LedgerTamperedError(LedgerError):
     exit_code = 61
 
 
+GuardPart = Literal["base", "root", "escalation"]
+
+
 class GuardError(PortierError):
-    """`of_root`: whether it is the root release's guard, not that of a submission's base."""
+    """`of`: the guard of a submission's base, that of the root release, or the escalation tier of the base's."""
 
     exit_code = 70
-    of_root = False
+    of: GuardPart = "base"
 
 
 class GuardMismatchError(GuardError):
@@ -193,3 +198,9 @@ class VacuousGateError(GuardError):
 
 class ResolutionError(GuardError):
     exit_code = 73
+
+
+class GuardNotReadyError(GuardError):
+    """Nothing is wrong with the guard; what needs it is done later."""
+
+    exit_code = 74

@@ -108,6 +108,21 @@ def _enrolment(store: Store, submission: Submission) -> str:
     return f"enrolled {contributor.enrolled}"
 
 
+def check_base(store: Store, settings: OwnerSettings, base: Release, *, allow_old_base: bool = False) -> None:
+    """Raises WireError for a release that submissions may not, or no longer, be based on."""
+    if base.status is ReleaseStatus.ROLLED_BACK:
+        raise WireError("BASE_ROLLED_BACK", f"release {base.number} has been rolled back")
+    if settings.merge.policy == "replace" and base.status is not ReleaseStatus.CURRENT:
+        raise WireError(
+            "BASE_NOT_CURRENT", f"release {base.number} is no longer current, and the merge policy is replace"
+        )
+    if not allow_old_base and base.id not in store.allowed_bases(settings.merge.bases_allowed):
+        raise WireError(
+            "BASE_NOT_ALLOWED",
+            f"release {base.number} is further back than the last {settings.merge.bases_allowed} (merge.bases_allowed)",
+        )
+
+
 def _base(
     admission: Admission, store: Store, settings: OwnerSettings, submission: Submission, *, allow_old_base: bool
 ) -> str:
@@ -115,17 +130,7 @@ def _base(
         base = store.release(submission.base_release)
     except LedgerError as error:
         raise _Refused("BASE_UNKNOWN", error.message) from None
-    if base.status is ReleaseStatus.ROLLED_BACK:
-        raise _Refused("BASE_ROLLED_BACK", f"release {base.number} has been rolled back")
-    if settings.merge.policy == "replace" and base.status is not ReleaseStatus.CURRENT:
-        raise _Refused(
-            "BASE_NOT_CURRENT", f"release {base.number} is no longer current, and the merge policy is replace"
-        )
-    if not allow_old_base and base.id not in store.allowed_bases(settings.merge.bases_allowed):
-        raise _Refused(
-            "BASE_NOT_ALLOWED",
-            f"release {base.number} is further back than the last {settings.merge.bases_allowed} (merge.bases_allowed)",
-        )
+    check_base(store, settings, base, allow_old_base=allow_old_base)
     admission.base = base
     return f"release {base.number} ({base.status})"
 

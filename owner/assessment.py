@@ -9,7 +9,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from common.errors import GuardError, LedgerError, RevokedError
+from common.errors import GuardNotReadyError, LedgerError, RevokedError
 from common.identity.keys import SigningKey
 from owner import releases
 from owner.admission import admit
@@ -72,11 +72,11 @@ def vet(
 def vetting_job(
     workspace: Workspace, store: Store, settings: OwnerSettings, submission: Submission, current: Release
 ) -> VettingJob:
-    """What the vetting process needs to know. Raises GuardError where the base's guard, or the root's, is not ready."""
+    """What the vetting process needs to know. Raises GuardNotReadyError of the base's guard, or the root's."""
     base, root = store.release(submission.base_release), store.root()
     for role, release in (("base", base), ("root", root)):
         if release.guard_state is not GuardState.READY:
-            raise GuardError(
+            raise GuardNotReadyError(
                 f"the guard of release {release.number} ({role}) is {release.guard_state}",
                 hint=f"portier-owner protect {release.id[:12]}",
             )

@@ -12,7 +12,7 @@ from common.identity.keys import SigningKey
 from owner.assessment import StaleMergeError, accept, vet, without_second_look
 from owner.gatekeeper.supervisor import VettingWorker
 from owner.gatekeeper.verdict import Verdict
-from owner.ledger.records import GuardState, Release, ReleaseStatus, Submission, SubmissionState
+from owner.ledger.records import GuardState, Release, Submission, SubmissionState
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
 from owner.suspicions import AWAITING, ESCALATED, is_awaiting
@@ -43,9 +43,7 @@ class AwaitingEscalation:
         """Those whose guard's tier they wait for, where that guard can be used."""
         bases = dict.fromkeys(one.base_release for one in self.submissions())
         found = [self._store.release(base) for base in bases]
-        return [
-            one for one in found if one.guard_state is GuardState.READY and one.status is not ReleaseStatus.ROLLED_BACK
-        ]
+        return [one for one in found if one.guard_state is GuardState.READY]
 
 
 def leave_to_person(store: Store, submission: Submission, why: str) -> None:

@@ -16,12 +16,13 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from common.devices import choose_compute
-from common.errors import PortierError
+from common.errors import PortierError, WireError
 from owner import releases
+from owner.admission import check_base
 from owner.escalations import AwaitingEscalation, leave_to_person
 from owner.fitting_process import run_to_its_end
 from owner.gatekeeper.fitting import FittingJob, work_path
@@ -47,8 +48,8 @@ What = Literal["guard", "escalation"]
 _NAMES: dict[What, str] = {"guard": "guard", "escalation": "escalation tier"}
 
 
-def needed_guards(store: Store, settings: OwnerSettings) -> list[Release]:
-    """Releases whose guard should be fitted now, most urgent first.
+def needed_guards(store: Store, settings: OwnerSettings, second_looks: Collection[str] = ()) -> list[Release]:
+    """Releases whose guard should be fitted now, most urgent first. second_looks: bases of submissions that wait for one.
 
     The root's comes first, for nothing is vetted without it; then those that submissions wait for; then, where guards
     are fitted eagerly, the current release's. A guard that failed is left alone until somebody runs `protect` or starts the
@@ -57,7 +58,7 @@ def needed_guards(store: Store, settings: OwnerSettings) -> list[Release]:
     found = store.releases()
     if not found:
         return []
-    waited_for = set(store.waiting())
+    waited_for = {*store.waiting(), *second_looks}
     eager = settings.guard.fit == "eager"
     root, current = store.root(), store.current()
     wanted = [root] if eager or waited_for or store.submissions(state=SubmissionState.RECEIVED) else []
@@ -96,6 +97,7 @@ class GuardKeeper:
         self._not_before: dict[str, float] = {}
         self._sound: dict[str, _Fingerprint] = {}
         self._awaiting = AwaitingEscalation(store)
+        self._given_up: dict[str, str] = {}
 
     def recover(self) -> None:
         """Bring the ledger's guard states in line with the files after a crash: READY are those that read, and no others."""
@@ -148,10 +150,8 @@ class GuardKeeper:
         if failures < TRIES:
             outlook = f"failure {failures} of {TRIES}, it will be calibrated again"
         else:
-            outlook = "given up; what waited for it is left to a person"
-            for submission in self._awaiting.submissions():
-                if submission.base_release == release.id:
-                    leave_to_person(self._store, submission, f"the escalation tier was given up: {reason}")
+            outlook = "given up; what waits for it is left to a person"
+            self._given_up[release.id] = reason
         log.error("the escalation tier of release %d: %s; %s", release.number, reason, outlook)
 
     def trust(self, *identifiers: str) -> None:
@@ -188,17 +188,39 @@ class GuardKeeper:
     def _due_escalation(self) -> Release | None:
         """The release whose escalation tier should be calibrated now."""
         for release in self._awaiting.releases():
-            tier = _tier(release)
-            due = self._failures[tier] < TRIES and self._not_before.get(tier, 0.0) <= time.monotonic()
+            due = release.id not in self._given_up and self._not_before.get(_tier(release), 0.0) <= time.monotonic()
             if due and not self._workspace.release(release.id).escalation.exists():
                 return release
+        return None
+
+    def _needed(self) -> list[Release]:
+        """As `needed_guards`; what waits for a second look that will never be is left to a person first."""
+        waiting = self._awaiting.submissions()
+        bases = {one.base_release for one in waiting}
+        in_vain = {base: why for base in bases if (why := self._no_second_look(self._store.release(base))) is not None}
+        for submission in waiting:
+            if submission.base_release in in_vain:
+                leave_to_person(self._store, submission, in_vain[submission.base_release])
+        return needed_guards(self._store, self._settings, bases - in_vain.keys())
+
+    def _no_second_look(self, base: Release) -> str | None:
+        """Why none will come of submissions on `base`; None where one may."""
+        try:
+            check_base(self._store, self._settings, base)
+        except WireError as error:
+            return error.message
+        for release in (base, self._store.root()):
+            if release.guard_state is GuardState.FAILED:
+                return f"the guard of release {release.number} was given up: {release.guard_error}"
+        if base.id in self._given_up and not self._workspace.release(base.id).escalation.exists():
+            return f"the escalation tier was given up: {self._given_up[base.id]}"
         return None
 
     async def run(self, stop: asyncio.Event) -> None:
         complaint = ""
         while not stop.is_set():
             try:
-                needed = await asyncio.to_thread(needed_guards, self._store, self._settings)
+                needed = await asyncio.to_thread(self._needed)
                 due = self._due(needed)
                 if due is not None:
                     await self._fit(due, stop)
@@ -249,10 +271,7 @@ class GuardKeeper:
         """Set `give_way` when the service stops or a guard is due: a calibration ends then, and goes on afterwards with the
         references that it has finished."""
         try:
-            while (
-                not stop.is_set()
-                and self._due(await asyncio.to_thread(needed_guards, self._store, self._settings)) is None
-            ):
+            while not stop.is_set() and self._due(await asyncio.to_thread(self._needed)) is None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), POLL_SECONDS)
         except PortierError as error:  # `run` meets it again, and tells

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from common import timestamps
-from common.errors import GuardError, LedgerError, PortierError
+from common.errors import GuardError, GuardNotReadyError, LedgerError, PortierError
 from common.identity.keys import SigningKey
 from owner import releases
 from owner.assessment import StaleMergeError, settle, vet
@@ -201,10 +201,10 @@ class VettingLoop:
         except (VettingInterruptedError, VettingUnavailableError):
             raise
         except GuardError as error:
-            if error.of_root:
-                await asyncio.to_thread(self._distrust, submission, error)
-            else:
+            if error.of == "escalation":
                 await asyncio.to_thread(self._guards.distrust_escalation, base, error.message)
+            else:
+                await asyncio.to_thread(self._distrust, submission, error)
             return True
         found = await asyncio.to_thread(self._store.submission, submission.id)
         log.info("submission %s: %s after a second look", found.id[:12], found.state)
@@ -221,19 +221,20 @@ class VettingLoop:
 
     def _distrust(self, submission: Submission, error: PortierError | None) -> bool:
         """Whether a guard keeps the submission from being vetted, as its files or `error` tell: that guard is fitted again,
-        what needs it waits, and holds up nobody else."""
+        what needs it waits, and holds up nobody else. One that was not ready yet is not to blame: it is waited for."""
         base, root = self._store.release(submission.base_release), self._store.root()
         if base.status is ReleaseStatus.ROLLED_BACK:
             return False  # admission refuses it, and asks no guard
         guards = {one.id: one for one in (base, root)}.values()
         defects = {one: defect for one in guards if (defect := self._guards.defect(one)) is not None}
-        if not defects and isinstance(error, GuardError):
-            defects = {root if error.of_root else base: error.message}
+        not_ready = isinstance(error, GuardNotReadyError)
+        if not defects and isinstance(error, GuardError) and not not_ready:
+            defects = {root if error.of == "root" else base: error.message}
         for release, defect in defects.items():
             self._guards.distrust(release, defect)
-        if defects:
+        if defects or not_ready:
             self._store.requeue_interrupted()
-        return bool(defects)
+        return bool(defects) or not_ready
 
     async def _keep_house(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

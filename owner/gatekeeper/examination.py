@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.activations import Activations
-from common.errors import GuardError, WeightsError
+from common.errors import GuardError, GuardPart, WeightsError
 from common.evaluation import Evaluation
 from common.weights import Weights, check_layout, check_values, layout_of
 from common.weights import load as load_weights
@@ -78,10 +78,11 @@ class Vetting:
         self._detect(evidence)
         would_be = self._merge(weights)
         if would_be is not None and self._check_utility(would_be) and self.root is not None:
-            with of_root():
+            with errors_of("root"):
                 self._compare_with_root(would_be, self.root)
         if self.guard.options.escalation_names and self._held_by_p_alone():
-            self._escalate(weights, evidence)
+            with errors_of("escalation"):
+                self._escalate(weights, evidence)
         return self._conclude(would_be)
 
     def _conclude(self, would_be: Weights | None) -> Examination:
@@ -247,12 +248,12 @@ def _is_unclear(judgement: Judgement) -> bool:
 
 
 @contextmanager
-def of_root() -> Iterator[None]:
-    """Marks the errors of the root's guard, so that it and not the guard of the submission's base is fitted again."""
+def errors_of(part: GuardPart) -> Iterator[None]:
+    """Marks the errors of the root's guard, or of the escalation tier, so that it and nothing else is made again."""
     try:
         yield
     except GuardError as error:
-        error.of_root = True
+        error.of = part
         raise
 
 

@@ -3,7 +3,7 @@
 worker -> supervisor    {"ready": true}                            once, when its imports are done
 supervisor -> worker    {"job": "vet", "number": n, ...}           paths and settings, see `VettingJob`
 worker -> supervisor    {"number": n, "verdict": {...}}            or
-                        {"number": n, "error": {"kind", "message", "hint", "of_root"}}    the owner's own trouble: a guard that does not fit
+                        {"number": n, "error": {"kind", "message", "hint", "of"}}    the owner's own trouble: a guard that does not fit
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from common import errors
-from common.errors import GuardError, PortierError
+from common.errors import GuardError, GuardPart, PortierError
 from common.model_spec import ModelSpec
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.utility import UtilityLimits
@@ -83,8 +83,8 @@ _PATHS = (
 
 
 def describe_error(error: PortierError) -> dict[str, Any]:
-    of_root = isinstance(error, GuardError) and error.of_root
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "of_root": of_root}
+    of = error.of if isinstance(error, GuardError) else None
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "of": of}
 
 
 def restore_error(data: Mapping[str, Any]) -> PortierError:
@@ -93,6 +93,6 @@ def restore_error(data: Mapping[str, Any]) -> PortierError:
     simple = isinstance(kind, type) and issubclass(kind, PortierError) and kind.__init__ is PortierError.__init__
     made = kind if simple else PortierError
     error: PortierError = made(str(data.get("message")), hint=str(data.get("hint", "")))
-    if isinstance(error, GuardError):
-        error.of_root = data.get("of_root") is True
+    if isinstance(error, GuardError) and data.get("of") in get_args(GuardPart):
+        error.of = data["of"]
     return error

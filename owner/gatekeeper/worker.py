@@ -29,7 +29,7 @@ from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.escalation import Escalation
-from owner.gatekeeper.examination import Examination, of_root
+from owner.gatekeeper.examination import Examination, errors_of
 from owner.gatekeeper.gatekeeper import Gatekeeper
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.guard_files import description_digest
@@ -57,7 +57,7 @@ class Vetter:
         gatekeeper = self._gatekeeper(job)
         if job.evaluation is not None:
             gatekeeper.use_evaluation(self._examples(job.evaluation))
-        with of_root():
+        with errors_of("root"):
             root = self._root(job, gatekeeper)
         digests = {path: digest_file(path) for path in {job.base_weights, job.current_weights}}
         gatekeeper.guard.check_release(digests[job.base_weights])

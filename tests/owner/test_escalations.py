@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from common.config import load as load_settings
+from common.errors import GuardError, GuardNotReadyError
 from common.weights import Weights
 from owner import housekeeping
+from owner.assessment import accept
 from owner.e_process import HistoryFinding
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.verdict import Check, Decision, Verdict
-from owner.ledger.records import GuardState, Submission, SubmissionState
+from owner.guards import GuardKeeper
+from owner.ledger.records import GuardState, Release, Submission, SubmissionState
 from owner.operations.deciding import promote, vet_file
 from owner.operations.founding import init, train_first
 from owner.operations.guarding import calibrate, protect
@@ -56,9 +59,19 @@ def office(tiered_workspace: Path, tmp_path: Path) -> Iterator[Office]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def tier(tiered_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Of its release, calibrated."""
+    copy = shutil.copytree(tiered_workspace, tmp_path_factory.mktemp("calibrated") / "workspace")
+    with open_office(Path(copy)) as office:
+        release = office.store.current()
+        calibrate(office, release, progress=False)
+        return office.workspace.release(release.id).escalation.read_bytes()
+
+
 @pytest.fixture
-def calibrated(office: Office) -> Office:
-    calibrate(office, office.store.current(), progress=False)
+def calibrated(office: Office, tier: bytes) -> Office:
+    office.workspace.release(office.store.current().id).escalation.write_bytes(tier)
     return office
 
 
@@ -91,7 +104,13 @@ def shouting(weights: Weights) -> Weights:
     return weights | {head: louder}
 
 
-def run(office: Office, worker: InProcess, until: Callable[[], bool] | None = None, seconds: float = 240.0) -> None:
+def run(
+    office: Office,
+    worker: InProcess,
+    until: Callable[[], bool] | None = None,
+    seconds: float = 240.0,
+    **changes: object,
+) -> None:
     """Run the vetting loop until nothing waits, or until `until`."""
     moving = {SubmissionState.RECEIVED, SubmissionState.AWAITING_GUARD, SubmissionState.VETTING}
 
@@ -103,7 +122,7 @@ def run(office: Office, worker: InProcess, until: Callable[[], bool] | None = No
 
     async def main() -> None:
         stop = asyncio.Event()
-        settings = load_settings(OwnerSettings, None, QUICK | TIER, environment={})
+        settings = load_settings(OwnerSettings, None, QUICK | TIER | changes, environment={})
         loop = VettingLoop(office.workspace, settings, office.store, worker=worker)  # type: ignore[arg-type]
         running = asyncio.create_task(loop.run(stop))
         async with asyncio.timeout(seconds):
@@ -238,6 +257,31 @@ def test_a_guard_that_is_waited_for_comes_before_a_calibration_that_runs(
     assert started.read_text().split() == ["escalation", "guard", "escalation"]
 
 
+def waiting(contributor: Contributor, base: Release | None = None) -> Submission:
+    """A submission that was found in need of the tier."""
+    store, submission = contributor._office.store, contributor.hand_in(slightly_changed, base=base)
+    store.claim()
+    check = Check("escalation", Decision.QUARANTINED, code="AWAITING_ESCALATION")
+    verdict = Verdict(Decision.QUARANTINED, (check,), ("AWAITING_ESCALATION",))
+    store.decide(submission.id, SubmissionState.QUARANTINED, verdict.to_json())
+    return submission
+
+
+def published(office: Office, contributor: Contributor) -> Release:
+    """A release after the current one, with the same weights and guard."""
+    submission, root = contributor.hand_in(), office.store.current()
+    office.store.claim()
+    merged = office.workspace.work / "merged.safetensors"
+    shutil.copy(office.workspace.submission(submission.id).weights, merged)
+    passed = Verdict(Decision.ACCEPTED)
+    made = accept(
+        office.workspace, office.store, office.signing_key, office.settings, submission, root, passed, merged=merged
+    )
+    shutil.copytree(office.workspace.release(root.id).guard, office.workspace.release(made.id).guard)
+    office.store.set_guard_state(made.id, GuardState.READY)
+    return made
+
+
 def test_a_tier_that_cannot_be_calibrated_is_given_up_and_the_submission_can_be_promoted(
     office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,8 +292,16 @@ def test_a_tier_that_cannot_be_calibrated_is_given_up_and_the_submission_can_be_
     failed: list[str] = []
     monkeypatch.setattr("owner.guards.log.error", lambda *told: failed.append(str(told)))
     submission = ada.hand_in(slightly_changed)
-    run(office, Second())
+    later: list[Submission] = []
+
+    def settled() -> bool:
+        if not later and decisions(office, submission) == ["quarantined", "quarantined"]:
+            later.append(waiting(ada))
+        return bool(later) and decisions(office, later[0]) == ["quarantined", "quarantined"]
+
+    run(office, Second(), settled)
     assert "the disk is full" in failed[0]
+    assert "the disk is full" in tier_check(office, later[0]).detail
     assert decisions(office, submission) == ["quarantined", "quarantined"]
     assert tier_check(office, submission).code == "ESCALATION_NOT_RUN"
     assert "the disk is full" in tier_check(office, submission).detail
@@ -269,6 +321,67 @@ class Entered:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+@pytest.mark.parametrize(
+    ("happened", "why"),
+    [
+        ("rolled back", "release 1 has been rolled back"),
+        ("failed", "the guard of release 0 was given up: the disk is full"),
+        ("too old", "release 0 is further back than the last 1 (merge.bases_allowed)"),
+    ],
+)
+def test_what_waits_for_a_tier_that_no_submission_could_use_is_left_to_a_person(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch, happened: str, why: str
+) -> None:
+    monkeypatch.setattr("owner.guards.FITTING", (sys.executable, "-S", "-c", "import sys; sys.exit('was asked for')"))
+    root = office.store.root()
+    base = root if happened == "failed" else published(office, ada)
+    submission = waiting(ada, root if happened == "too old" else base)
+    if happened == "rolled back":
+        office.store.rollback(root.id, "a mistake")
+    elif happened == "failed":
+        office.store.set_guard_state(root.id, GuardState.FAILED, error="the disk is full")
+        # The service itself gives a failed guard another chance when it starts.
+        monkeypatch.setattr("owner.guards.GuardKeeper.recover", lambda _: None)
+    run(office, Second(), **{"merge.bases_allowed": 1 if happened == "too old" else 3})
+    assert decisions(office, submission) == ["quarantined", "quarantined"]
+    assert tier_check(office, submission).code == "ESCALATION_NOT_RUN"
+    assert tier_check(office, submission).detail == why
+    assert office.store.verify().ok
+
+
+def test_a_guard_that_was_lost_is_fitted_again_for_what_waits_for_its_tier(office: Office, ada: Contributor) -> None:
+    made = published(office, ada)
+    waiting(ada, made)
+    shutil.rmtree(office.workspace.release(made.id).guard)
+    keeper = GuardKeeper(office.workspace, office.settings, office.store)
+    keeper.recover()
+    assert [one.id for one in keeper._needed()] == [made.id]
+
+
+def test_only_an_error_of_the_tier_costs_the_tier(
+    calibrated: Office, ada: Contributor, tier: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both guards stand whole, so that fitting them again is reading them again.
+    monkeypatch.setattr("owner.guards.FITTING", (sys.executable, "-S", "-c", ""))
+    monkeypatch.setattr("owner.guards.RETRY_SECONDS", 0.0)
+    files = calibrated.workspace.release(calibrated.store.current().id)
+    troubles: list[GuardError] = [GuardNotReadyError("not yet"), GuardError("of the base"), GuardError("of the root")]
+    troubles[2].of = "root"
+    stood: list[bool] = []
+
+    def troubled(found: Verdict) -> Verdict:
+        stood.append(files.escalation.exists())
+        if troubles:
+            raise troubles.pop(0)
+        return found
+
+    submission = waiting(ada)
+    run(calibrated, Second(troubled))
+    assert stood == [True] * 4
+    assert files.escalation.read_bytes() == tier
+    assert calibrated.store.submission(submission.id).state is SubmissionState.ACCEPTED
 
 
 def test_a_damaged_tier_is_calibrated_again(

@@ -41,6 +41,12 @@ GUARDS = (50, 10)
 REPEATS = 100_000
 REPEATS_POWER = 10_000
 REPEATS_LATER = 300
+REPEATS_MIXED = 2_000
+MIXED = (
+    *((1, 99, 1), (1, 99, 5), (4, 99, 1), (4, 99, 5), (4, 19, 10), (9, 99, 5), (19, 99, 1), (19, 99, 10), (19, 99, 25)),
+    *((99, 19, 10), (99, 4, 10), (4, 99, 0), (19, 99, 0)),
+)
+"""K first, then, and after how many submissions; 0: in turns."""
 SHIFTS = (0.25, 0.5, 1.0, 1.5, 2.0)
 PERSISTENT = (0.1, 0.25, 0.5)
 QUARANTINE = 0.10
@@ -52,11 +58,11 @@ def false_alarms(_: argparse.Namespace) -> list[dict[str, Any]]:
     for references in REFERENCES:
         for per_guard in GUARDS:
             generator = np.random.default_rng([1, references, per_guard])
-            ranks = honest_ranks(generator, REPEATS, references, N, per_guard)
-            value = wealth_of_ranks(ranks, references)
+            ks = [references] * N
+            value = wealth_of_ranks(honest_ranks(generator, REPEATS, ks, per_guard), ks)
             for assumed in sorted({per_guard, N}):
                 rule = HistoryRule(per_guard=assumed)
-                alarms = int((value > np.array(rule.thresholds(references))).any(1).sum())
+                alarms = int((value > np.array(rule.thresholds(ks))).any(1).sum())
                 rows.append(
                     {
                         "references": references,
@@ -67,11 +73,43 @@ def false_alarms(_: argparse.Namespace) -> list[dict[str, Any]]:
                         "repeats": REPEATS,
                         "rate": alarms / REPEATS,
                         "ci": clopper_pearson(alarms, REPEATS),
-                        "thresholds": {t: rule.thresholds(references)[t - 1] for t in (1, 5, 10, 20, 50)},
+                        "thresholds": {t: rule.thresholds(ks)[t - 1] for t in (1, 5, 10, 20, 50)},
                     }
                 )
             crossed = int((value > 20).any(1).sum())
             rows[-1]["crossed_20"] = {"rate": crossed / REPEATS, "ci": clopper_pearson(crossed, REPEATS)}
+    return rows
+
+
+def mixed(_: argparse.Namespace) -> list[dict[str, Any]]:
+    """Histories in which K changes, once or all the time; `alone` by the thresholds of the smallest of their K alone."""
+    rule, rows = HistoryRule(), []
+    for first, then, after in MIXED:
+        ks = [first] * after + [then] * (N - after) if after else [first, then] * (N // 2)
+        bound = np.array([rule.thresholds(ks[: t + 1])[t] for t in range(N)])
+        generator = np.random.default_rng([4, first, then, after])
+        values = {"shared": wealth_of_ranks(honest_ranks(generator, REPEATS, ks, N), ks)}
+        alone = int((values["shared"] > np.array(rule.thresholds([min(ks)]))).any(1).sum())
+        if after:
+            fresh = [honest_ranks(generator, REPEATS, part, N) for part in (ks[:after], ks[after:])]
+            values["fresh"] = wealth_of_ranks(np.concatenate(fresh, axis=1), ks)
+        alarms = {name: int((value > bound).any(1).sum()) for name, value in values.items()}
+        scores = generator.standard_normal((REPEATS_MIXED, N)) + 1.0
+        among = generator.standard_normal((REPEATS_MIXED, max(ks)))
+        shifted = np.array([(among[:, :k] >= scores[:, t, None]).sum(1) for t, k in enumerate(ks)]).T
+        rows.append(
+            {
+                "first": first,
+                "then": then,
+                "after": after,
+                "repeats": REPEATS,
+                **{
+                    name: {"alarms": n, "rate": n / REPEATS, "ci": clopper_pearson(n, REPEATS)}
+                    for name, n in (alarms | {"alone": alone}).items()
+                },
+                "caught": float((wealth_of_ranks(shifted, ks) > bound).any(1).mean()),
+            }
+        )
     return rows
 
 
@@ -80,9 +118,9 @@ def later(_: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for references in REFERENCES:
         rule = HistoryRule()
-        ranks = honest_ranks(np.random.default_rng([2, references]), REPEATS_LATER * 2, references, 2 * N, N)
-        bound = np.array(rule.thresholds(references))
-        quiet = ranks[~(wealth_of_ranks(ranks[:, :N], references) > bound).any(1)]
+        ranks = honest_ranks(np.random.default_rng([2, references]), REPEATS_LATER * 2, [references] * 2 * N, N)
+        bound = np.array(rule.thresholds([references]))
+        quiet = ranks[~(wealth_of_ranks(ranks[:, :N], [references] * N) > bound).any(1)]
         alarms = 0
         for row in quiet:
             history = [Judged((1 + int(rank)) / (references + 1), references) for rank in row]
@@ -141,8 +179,8 @@ def power(_: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _caught(ranks: Ranks, references: int, case: dict[str, Any]) -> dict[str, Any]:
     begins = case.get("honest_first", 0)
-    bound = np.array(HistoryRule().thresholds(references))
-    alarm = wealth_of_ranks(ranks, references) > bound
+    bound = np.array(HistoryRule().thresholds([references]))
+    alarm = wealth_of_ranks(ranks, [references] * N) > bound
     alarm[:, :begins] = False
     ever = alarm.any(1)
     when = np.where(ever, alarm.argmax(1), N)
@@ -169,7 +207,13 @@ def drift(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-PARTS: dict[str, Part] = {"false-alarms": false_alarms, "later": later, "power": power, "root-drift": drift}
+PARTS: dict[str, Part] = {
+    "false-alarms": false_alarms,
+    "mixed": mixed,
+    "later": later,
+    "power": power,
+    "root-drift": drift,
+}
 
 
 def page(document: dict[str, Any]) -> str:
@@ -197,6 +241,8 @@ def page(document: dict[str, Any]) -> str:
             "The last column is what Ville's bound would allow 5 % of, were the p-values independent.",
             "",
         ]
+    if rows := document.get("mixed"):
+        lines += _mixed_table(rows)
     if rows := document.get("later"):
         told = "; ".join(f"K = {row['references']}: {_rate(row)} of {row['repeats']}" for row in rows)
         lines += [
@@ -209,6 +255,31 @@ def page(document: dict[str, Any]) -> str:
     for found in document.get("root-drift", ()):
         lines += _drift_table(found)
     return "\n".join(lines)
+
+
+def _mixed_table(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"## False alarms where K changes ({REPEATS:,} repeats each)",
+        "",
+        "*Shared*: the fewer references are among the more. *Fresh*: all are drawn anew when K changes. *Smallest K alone*: what the "
+        f"thresholds of a history of the smallest K only would give, with shared references. *Caught*: of {REPEATS_MIXED:,} poisoners "
+        "whose scores are +1 from the first submission on, by the 50th, with shared references.",
+        "",
+        "| K | shared | fresh | smallest K alone | caught |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {_change(row)} | {_rate(row['shared'])} | {_rate(row['fresh']) if 'fresh' in row else ''} | {_rate(row['alone'])} | "
+            f"{100 * row['caught']:.0f} % |"
+            for row in rows
+        ),
+        "",
+    ]
+
+
+def _change(row: dict[str, Any]) -> str:
+    if not row["after"]:
+        return f"{row['first']} and {row['then']} in turns"
+    return f"{row['first']}, after {row['after']} {row['then']}"
 
 
 def _power_table(rows: list[dict[str, Any]]) -> list[str]:

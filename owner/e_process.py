@@ -16,14 +16,20 @@ bound of Ville's inequality (1/level) then fails. So thresholds come from simula
 of exchangeable scores do not depend on how the scores are distributed, which makes the simulation exact, not a model. A
 first half of it finds, for each t, how rare a wealth is; the second half how rare the rarest of n may be, which keeps the
 false-alarm rate over n honest submissions at or below the level (a Monte-Carlo test, whatever the number of simulations).
+
+K may change from one submission to the next, and no single K's thresholds then hold: few references make the largest
+wealth there is a common one, which many pass by with ease. So the K simulated are those of the history itself, and later ones are
+taken to be like the newest. When K changes, the thresholds until then stand, and those after it share what they have left of
+the level.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +39,8 @@ from common.errors import ConfigurationError
 
 Floats = NDArray[np.float64]
 Ranks = NDArray[np.int64]
+Spans = tuple[tuple[int, int], ...]
+"""Successive submissions that are judged by as many references each: K, and how many of them."""
 
 BETS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 SIMULATIONS: Final = 10_000
@@ -63,10 +71,13 @@ class HistoryRule:
         if self.per_guard < 1:
             raise ConfigurationError(f"at least one submission is judged by a guard, not {self.per_guard}")
 
-    def thresholds(self, references: int) -> tuple[float, ...]:
-        """The largest wealth without an alarm after 1, 2, ..., n submissions, over K references; infinite where no wealth is
-        rare enough. Simulated once a process, by a fixed seed."""
-        return _thresholds(references, self.level, self.submissions, min(self.per_guard, self.submissions))
+    def thresholds(self, references: Sequence[int]) -> tuple[float, ...]:
+        """The largest wealth without an alarm after 1, 2, ..., n submissions; infinite where no wealth is rare enough.
+
+        references: K of each submission so far, at most n of them and at least one; those to come are like the last.
+        Simulated once a process (a third of a second for each change of K), by a fixed seed.
+        """
+        return _thresholds(_spans(references, self.submissions), self.level, min(self.per_guard, self.submissions))
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Judged:
 @dataclass(frozen=True)
 class HistoryFinding:
     """value: wealth after the newest submission. threshold: the largest without an alarm. submissions: how many were looked
-    at. references: the fewest that judged one of them, for which the threshold is simulated."""
+    at. references: the fewest that judged one of them."""
 
     value: float
     threshold: float
@@ -105,7 +116,6 @@ class HistoryFinding:
 def judge_history(history: Sequence[Judged], rule: HistoryRule) -> HistoryFinding:
     """The wealth after the newest of `history` (oldest first), over the last n of it.
 
-    Where K changed on the way, the threshold is that of the smallest K, whose p-values depend on each other most.
     Raises ConfigurationError for an empty history.
 
     >>> finding = judge_history([Judged(0.01, 99)] * 6, HistoryRule())
@@ -117,8 +127,8 @@ def judge_history(history: Sequence[Judged], rule: HistoryRule) -> HistoryFindin
     newest = history[-rule.submissions :]
     steps = np.array([calibrators(one.references)[:, _rank(one)] for one in newest])
     value = float(wealth(steps[:, :, None], rule.submissions)[0, -1])
-    fewest = min(one.references for one in newest)
-    return HistoryFinding(value, rule.thresholds(fewest)[len(newest) - 1], len(newest), fewest)
+    references = [one.references for one in newest]
+    return HistoryFinding(value, rule.thresholds(references)[len(newest) - 1], len(newest), min(references))
 
 
 def _rank(one: Judged) -> int:
@@ -157,38 +167,58 @@ def wealth(steps: Floats, horizon: int) -> Floats:
     return out
 
 
-def honest_ranks(generator: np.random.Generator, runs: int, references: int, submissions: int, per_guard: int) -> Ranks:
-    """(runs, submissions): how many of K references score as high as an honest submission, a fresh set of K each `per_guard`.
+def honest_ranks(generator: np.random.Generator, runs: int, references: Sequence[int], per_guard: int) -> Ranks:
+    """(runs, n): how many of its K references score as high as an honest submission, a fresh set each `per_guard`. Of
+    different K within one set, the fewer are among the more, which makes the ranks depend on each other most.
 
     Scores are drawn uniformly: only their order counts. How many references fall between two neighbouring submissions is
     multinomial, so that K costs nothing.
     """
-    out = np.empty((runs, submissions), dtype=np.int64)
-    for first in range(0, submissions, per_guard):
-        scores = generator.random((runs, min(per_guard, submissions - first)))
+    out = np.empty((runs, len(references)), dtype=np.int64)
+    for first in range(0, len(references), per_guard):
+        ks = np.array(references[first : first + per_guard])
+        scores = generator.random((runs, len(ks)))
         order = np.argsort(scores, axis=1)
         gaps = np.diff(np.take_along_axis(scores, order, axis=1), axis=1, prepend=0.0, append=1.0)
-        between = generator.multinomial(references, gaps)
-        above = between[:, ::-1].cumsum(axis=1)[:, -2::-1]
-        np.put_along_axis(out[:, first : first + per_guard], order, above, axis=1)
+        above, ranks, drawn = np.zeros_like(order), np.empty_like(order), 0
+        for count in np.unique(ks):
+            between = generator.multinomial(count - drawn, gaps)
+            above += between[:, ::-1].cumsum(axis=1)[:, -2::-1]
+            np.put_along_axis(ranks, order, above, axis=1)
+            out[:, first + np.flatnonzero(ks == count)] = ranks[:, ks == count]
+            drawn = count
     return out
 
 
-def wealth_of_ranks(ranks: Ranks, references: int) -> Floats:
-    """(runs, n) from (runs, n), the horizon being n."""
-    steps = calibrators(references)[:, ranks.T].swapaxes(0, 1)
+def wealth_of_ranks(ranks: Ranks, references: Sequence[int]) -> Floats:
+    """(runs, n) from (runs, n) and the K of each of the n, the horizon being n."""
+    steps = np.array([calibrators(count)[:, column] for count, column in zip(references, ranks.T, strict=True)])
     return wealth(steps, ranks.shape[1])
 
 
-@lru_cache(maxsize=64)
-def _thresholds(references: int, level: float, submissions: int, per_guard: int) -> tuple[float, ...]:
+def _spans(references: Iterable[int], submissions: int) -> Spans:
+    """Of so many submissions, those to come being like the last.
+
+    >>> _spans([19, 19, 99], 50)
+    ((19, 2), (99, 48))
+    """
+    found = [(count, sum(1 for _ in same)) for count, same in groupby(references)]
+    before = sum(length for _, length in found[:-1])
+    return (*found[:-1], (found[-1][0], submissions - before))
+
+
+@lru_cache(maxsize=512)
+def _thresholds(spans: Spans, level: float, per_guard: int) -> tuple[float, ...]:
+    references = [count for count, length in spans for _ in range(length)]
+    submissions, changed = len(references), len(references) - spans[-1][1]
+    # As they stood while K had not changed yet.
+    until = _thresholds(_spans(references[:changed], submissions), level, per_guard)[:changed] if changed else ()
     scale, test = (
         wealth_of_ranks(
             honest_ranks(
-                np.random.default_rng([_SEED, half, references, submissions, per_guard]),
+                np.random.default_rng([_SEED, half, *(n for span in spans for n in span), per_guard]),
                 SIMULATIONS,
                 references,
-                submissions,
                 per_guard,
             ),
             references,
@@ -197,7 +227,8 @@ def _thresholds(references: int, level: float, submissions: int, per_guard: int)
     )
     ordered = np.sort(scale, axis=0)
     rarest = np.full(len(test), SIMULATIONS + 1)
-    for t in range(submissions):
+    rarest[(test[:, :changed] > np.array(until) * _ROUNDING).any(1)] = 0
+    for t in range(changed, submissions):
         # How many of the first half are as large; a tie counts as one, whatever the last bit says.
         as_large = SIMULATIONS - np.searchsorted(ordered[:, t], test[:, t] / _ROUNDING)
         rarest = np.minimum(rarest, as_large)
@@ -206,5 +237,5 @@ def _thresholds(references: int, level: float, submissions: int, per_guard: int)
     rank = math.floor(level * (SIMULATIONS + 1))
     allowed = int(np.sort(rarest)[rank - 1]) - 1
     if allowed < 0:
-        return (math.inf,) * submissions
-    return tuple(float(value) for value in ordered[SIMULATIONS - 1 - allowed])
+        return (*until, *(math.inf,) * (submissions - changed))
+    return (*until, *(float(value) for value in ordered[SIMULATIONS - 1 - allowed, changed:]))

@@ -135,5 +135,5 @@ def test_contributors_are_listed_with_their_e_value(office: Office, ada: Contrib
     judge(ada, 0.05)
     (after,) = people.standings(office)
     assert after.history is not None
-    assert after.history.threshold == HistoryRule().thresholds(99)[0]
+    assert after.history.threshold == HistoryRule().thresholds([99])[0]
     assert after.to_json()["history"] == dataclasses.asdict(after.history) | {"alarm": False}

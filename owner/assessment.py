@@ -264,7 +264,8 @@ def without_second_look(verdict: Verdict, why: str) -> Verdict:
         verdict,
         checks=(*(one for one in verdict.checks if one.name != ESCALATED), check),
         codes=(*(one for one in verdict.codes if one != AWAITING), code),
-        measurements=verdict.measurements | {ESCALATED: {"state": "not-run"}},
+        measurements=verdict.measurements
+        | {ESCALATED: {**verdict.measurements.get(ESCALATED, {}), "state": "not-run"}},
     )
 
 

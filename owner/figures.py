@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """So many significant digits, `-` where there is none.
@@ -19,3 +22,28 @@ def percent(value: float | None, digits: int = 1) -> str:
     ('93.7 %', '93.74 %', '-')
     """
     return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def rejection_bounds(gate: float | None, tier: Mapping[str, Any] | None) -> str:
+    """How many honest submissions are rejected at most, and by what; "" under a rule that bounds nothing.
+
+    gate: 95 % bound of the check on p. tier: with that of the escalation tier; empty where nothing is known of one, None where
+    there is none. The tier rejects on top of the check on p, and each bound may fail by itself: both add up, and so do their 5 %.
+
+    >>> rejection_bounds(0.146, None)
+    'Of honest submissions the check on p rejects at most 14.6 % (95 % confidence)'
+    >>> rejection_bounds(0.030, {"fpr_bound_95": 0.146}).partition(", ")[2]
+    'the escalation tier at most 14.6 % of all more (95 %): together at most 17.6 % (90 %)'
+    """
+    if gate is None:
+        return ""
+    told = f"Of honest submissions the check on p rejects at most {percent(gate)} (95 % confidence)"
+    if tier is None:
+        return told
+    more = tier.get("fpr_bound_95")
+    if more is None:
+        return f"{told}; what an escalation tier rejects comes on top"
+    return (
+        f"{told}, the escalation tier at most {percent(more)} of all more (95 %): together at most "
+        f"{percent(min(1.0, gate + more))} (90 %)"
+    )

@@ -9,7 +9,7 @@ import typer
 
 from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption
 from owner.cli.rendering import console, facts, short, show, table, write_json
-from owner.figures import number, percent
+from owner.figures import number, percent, rejection_bounds
 
 PANEL = "Begin"
 
@@ -219,8 +219,7 @@ def protect(
         lines |= {
             "references": f"K = {found['references']}, so that p-values are multiples of {number(found['resolution'])}",
             "levels": f"p <= {number(found['reject_level'])} rejects, p <= {number(found['quarantine_level'])} quarantines",
-            "false positives": f"with 95 % confidence at most {percent(found['fpr_bound_95'])} of honest contributors rejected "
-            "by this check",
+            "false positives": rejection_bounds(found["fpr_bound_95"], found["escalation"]),
         }
     else:
         lines["rule"] = (
@@ -231,8 +230,7 @@ def protect(
         lines["escalation"] = (
             f"{' and '.join(tier['detectors'])}, calibrated when p alone first quarantines a submission: K = {tier['references']}, "
             f"resolution {number(tier['resolution'])}; p <= {number(tier['reject_level'])} rejects, p > "
-            f"{number(tier['quarantine_level'])} accepts; of all honest submissions it rejects at most "
-            f"{percent(tier['fpr_bound_95'])}, with 95 % confidence"
+            f"{number(tier['quarantine_level'])} accepts"
         )
     show(facts(lines), table(("score", ">rejects above"), [(k, number(v, 4)) for k, v in found["thresholds"].items()]))
 

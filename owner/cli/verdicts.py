@@ -9,13 +9,21 @@ from rich.table import Table
 from rich.text import Text
 
 from owner.cli.rendering import coloured, table
-from owner.figures import number, percent
+from owner.figures import number, percent, rejection_bounds
 from owner.suspicions import suspicion
 
 
 def verdict_table(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
     """Headline, checks, with a combined score what it is made of, and what was measured on the way."""
-    return headline(verdict), _checks(verdict), *_gate(verdict), *_escalation(verdict), _measurements(verdict)
+    bounds = rejection_bounds(verdict.get("fpr_bound_95"), _tier(verdict) or {})
+    return (
+        headline(verdict),
+        _checks(verdict),
+        *([Text(bounds, style="dim")] if bounds else []),
+        *_gate(verdict),
+        *_escalation(verdict),
+        _measurements(verdict),
+    )
 
 
 def headline(verdict: Mapping[str, Any]) -> Text:
@@ -84,8 +92,8 @@ def gate_lines(gate: Mapping[str, Any]) -> Iterator[Text]:
 
 def _escalation(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
     """What the escalation tier found, where it looked."""
-    tier = verdict.get("measurements", {}).get("escalation")
-    if not isinstance(tier, Mapping) or not isinstance(tier.get("detectors"), Mapping):
+    tier = _tier(verdict)
+    if tier is None or not isinstance(tier.get("detectors"), Mapping):
         return ()
     detectors = table(
         ("escalation", ">score", ">p"),
@@ -94,13 +102,17 @@ def _escalation(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
     return Text(), Text("\n").join(escalation_lines(tier)), Text(), detectors, Text()
 
 
+def _tier(verdict: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    found = verdict.get("measurements", {}).get("escalation")
+    return found if isinstance(found, Mapping) else None
+
+
 def escalation_lines(tier: Mapping[str, Any]) -> Iterator[Text]:
     """What the tier's p-value means, and what it was searched out to be where it did not pass."""
     outcome = "and left it to a person" if tier.get("state") == "undecided" else "and decided"
     yield Text(
         f"escalation tier: p = {number(tier.get('p_value'))} over {tier.get('references')} honest fine-tunes (resolution "
-        f"{number(tier.get('resolution'))}), of all honest submissions it rejects at most "
-        f"{percent(tier.get('fpr_bound_95'))} with 95 % confidence; it looked because p alone had put this one into quarantine, {outcome}"
+        f"{number(tier.get('resolution'))}); it looked because p alone had put this one into quarantine, {outcome}"
     )
     suspected = tier.get("suspected")
     if isinstance(suspected, Mapping) and suspected.get("target") is not None:

@@ -24,7 +24,7 @@ from owner.detectors import ESCALATION, Combination, Detector, DetectorState, Ev
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.pictures import as_png
 from owner.gatekeeper.references import Reference
-from owner.gatekeeper.rules import Judgement, judge_by_references, p_value
+from owner.gatekeeper.rules import Judgement, fpr_bound_95, judge_by_references, p_value, resolution
 from owner.gatekeeper.verdict import Check, Decision
 from owner.suspicions import AWAITING, ESCALATED
 
@@ -190,10 +190,12 @@ def gradient_evidence(guard: Guard, model: nn.Module, seen: Activations, release
     )
 
 
-def awaiting_check() -> tuple[Check, dict[str, Any]]:
+def awaiting_check(guard: Guard) -> tuple[Check, dict[str, Any]]:
     """What stands in the place of the tier's check until it is calibrated."""
     detail = "quarantined by p alone; the escalation tier is calibrated first, then looks at it"
-    return Check(ESCALATED, Decision.QUARANTINED, code=AWAITING, detail=detail), {"state": "awaiting"}
+    count, level = guard.options.escalation_references, guard.options.escalation_reject_level
+    told = {"references": count, "resolution": resolution(count), "fpr_bound_95": fpr_bound_95(count, level)}
+    return Check(ESCALATED, Decision.QUARANTINED, code=AWAITING, detail=detail), {"state": "awaiting", **told}
 
 
 def _suspected(found: Mapping[str, Mapping[str, Any]], guard: Guard) -> dict[str, Any]:

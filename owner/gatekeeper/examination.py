@@ -234,7 +234,7 @@ class Vetting:
         tier = self.second_look()
         clock = _Clock()
         if tier is None:
-            check, self.measurements[ESCALATED] = awaiting_check()
+            check, self.measurements[ESCALATED] = awaiting_check(self.guard)
         else:
             seen = self.gatekeeper.with_gradients(weights, Activations(evidence.features, evidence.logits))
             check, self.measurements[ESCALATED] = tier.look(seen, self.guard)

@@ -71,7 +71,7 @@ def p_value(score: float, references: Sequence[float]) -> float:
 
 
 def fpr_bound_95(references: int, reject: float) -> float:
-    """95 % upper bound on the false-positive rate that this set of K references realises at level `reject`.
+    """95 % upper bound on the false-positive rate that this set of K references realises at level `reject`, in this check alone.
 
     With r = floor(reject (K + 1)), a model is rejected when its score exceeds the r-th largest reference; over draws of the
     references that rate is Beta(r, K + 1 - r) (r = 1: the cut is the maximum, Beta(1, K)). Found as the x with
@@ -115,6 +115,6 @@ def judge_by_references(score: float, references: Sequence[float], *, reject: fl
     finding = "consistent" if decision is Decision.ACCEPTED else "not consistent"
     detail = (
         f"{finding} with honest fine-tuning: p = {p:.3g} over {count} references (resolution {resolution(count):.3g}; "
-        f"false-positive rate at most {100 * bound:.1f} % with 95 % confidence)"
+        f"this check rejects at most {100 * bound:.1f} % of honest submissions, with 95 % confidence)"
     )
     return Judgement(decision, conformal_threshold(references, reject), p, resolution(count), bound, detail)

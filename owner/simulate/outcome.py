@@ -26,7 +26,9 @@ class Result:
     ae_error: mean auto-encoder error of the returned model (the paper's E_MSE), None where it was not scored.
     p_value: of the score that decides (of several, the smallest), None where no conformal check ran.
     codes: the owner's reason codes, empty where accepted.
+    fpr_bound_95: of the check on p, what share of honest submissions it rejects at most.
     gate: of the combined score, what the verdict holds of it (p by family, what is suspected); None where one detector decides.
+    escalation: of the escalation tier, what the verdict holds of it, and the `decision` of its check; None where it was not needed.
     """
 
     name: str
@@ -42,7 +44,9 @@ class Result:
     partition: str = ""
     submission: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    fpr_bound_95: float | None = None
     gate: Mapping[str, Any] | None = None
+    escalation: Mapping[str, Any] | None = None
 
     @property
     def right(self) -> bool | None:

@@ -8,7 +8,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from owner.figures import number, percent
+from owner.figures import number, percent, rejection_bounds
 from owner.simulate.charts import Histogram, error_chart, legend
 from owner.suspicions import png_bytes, suspicion
 
@@ -18,6 +18,7 @@ _KINDS = {
     "honest": "honest contributor",
     "attack": "attacker",
 }
+_LOOKED = {"awaiting": "not calibrated yet", "not-run": "did not look", "undecided": "left to a person"}
 _RATES = (
     ("tpr_rejected", "attackers rejected"),
     ("tpr_stopped", "attackers rejected or held"),
@@ -39,6 +40,7 @@ def render(document: Mapping[str, Any]) -> str:
             _rates(document),
             _table(document),
             _gates(document),
+            _escalations(document),
             _chart(document),
             _provenance(document),
         )
@@ -75,7 +77,8 @@ def _rates(document: Mapping[str, Any]) -> str:
         "<th class=n>95 % interval (Wilson)</th></tr></thead><tbody>" + "".join(rows) + "</tbody></table>"
         "<p class=small>Held is quarantined: it does not touch the model until a person promotes it. An attack took when, on "
         "held-out images, its success is at least 50 % (pattern), the source class loses at least 20 points of recall "
-        "(flip), or accuracy falls by at least 20 points (attacks on the whole model).</p>"
+        "(flip), or accuracy falls by at least 20 points (attacks on the whole model). "
+        f"{escape(_bounds(document))}</p>"
     )
 
 
@@ -127,15 +130,35 @@ def _gates(document: Mapping[str, Any]) -> str:
         f"<th>{escape(text)}</th>" for text in ("contributor", "p", "p by family", "what stands out", "mark")
     )
     return (
-        "<h2>Combined score</h2><p class=small>The one p in the second column decides, at most "
-        f"{percent(_bound(document))} of honest contributors rejected by it (95 % confidence). The others are shown for people: "
+        "<h2>Combined score</h2><p class=small>The one p in the second column decides. The others are shown for people: "
         "among several, a small one turns up by chance. A pass means consistent with honest fine-tuning, no more.</p>"
         f"<div class=wide><table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _bound(document: Mapping[str, Any]) -> float | None:
-    return next((one["gate"]["fpr_bound_95"] for one in document["contributors"] if one.get("gate")), None)
+def _escalations(document: Mapping[str, Any]) -> str:
+    """What the escalation tier made of those that p alone had put into quarantine; nothing where there were none."""
+    looked = [(one["name"], one["escalation"]) for one in document["contributors"] if one.get("escalation")]
+    if not looked:
+        return ""
+    rows = (
+        f"<tr><td>{escape(name)}</td><td class=n>{number(tier.get('p_value'))}</td><td class=n>{tier.get('references', '-')}</td>"
+        f"<td class=n>{number(tier.get('resolution'))}</td><td>{escape(_LOOKED.get(tier['state'], tier['decision']))}</td></tr>"
+        for name, tier in looked
+    )
+    cells = "".join(f"<th>{text}</th>" for text in ("contributor", "p", "K", "resolution", "decision"))
+    return (
+        "<h2>Escalation tier</h2><p class=small>It looks again at what p alone put into quarantine, by a K of its own, and then "
+        "decides alone, or leaves it to a person.</p>"
+        f"<div class=wide><table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _bounds(document: Mapping[str, Any]) -> str:
+    """The largest of the bounds that the verdicts state, for each base has a calibration of its own."""
+    gates = [one["fpr_bound_95"] for one in document["contributors"] if one.get("fpr_bound_95") is not None]
+    tiers = [one["escalation"].get("fpr_bound_95") or 0.0 for one in document["contributors"] if one.get("escalation")]
+    return rejection_bounds(max(gates, default=None), {"fpr_bound_95": max(tiers)} if tiers else {})
 
 
 def _picture(picture: object) -> str:

@@ -24,6 +24,7 @@ from owner.simulate.layout import Layout, read_report
 from owner.simulate.outcome import Result, rates
 from owner.simulate.runner import FATES, cores, latest
 from owner.simulate.scenario import Participant, Scenario
+from owner.suspicions import ESCALATED
 
 FORMAT = 1
 DETECTOR = "activation-autoencoder"
@@ -119,9 +120,16 @@ def _result(one: Participant, submission: Submission | None, report: Mapping[str
         samples=measured.get("samples"),
         partition=one.partition,
         submission=submission.id if submission else "",
+        fpr_bound_95=verdict.get("fpr_bound_95"),
         gate=verdict.get("measurements", {}).get("gate"),
+        escalation=_escalation(verdict),
         seconds={"vetting": verdict.get("seconds", 0.0), "training": measured.get("seconds", 0.0)},
     )
+
+
+def _escalation(verdict: Mapping[str, Any]) -> dict[str, Any] | None:
+    decision = next((check["decision"] for check in verdict.get("checks", ()) if check["name"] == ESCALATED), None)
+    return None if decision is None else {**verdict["measurements"][ESCALATED], "decision": decision}
 
 
 def _ae_error(verdict: Mapping[str, Any]) -> float | None:

@@ -264,7 +264,7 @@ def test_show_tells_what_a_combined_score_is_made_of_and_writes_the_suspected_ma
     picture = tmp_path / "mark.png"
     assert run(["show", submission.id, "-w", str(root), "--picture", str(picture)]) == 0
     printed = capsys.readouterr().out
-    for part in ("weights  0.65", "probe-bank", "target class 7", "probe dots (pixel)", "It alone decides"):
+    for part in ("weights  0.65", "probe-bank", "target class 7", "probe dots (pixel)", "It alone decides", "14.6 %"):
         assert part in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -284,7 +284,8 @@ def test_show_tells_what_the_escalation_tier_found_and_writes_its_picture_before
     }
     gate = {"picture": as_png(torch.zeros(1, 8, 8, dtype=torch.uint8))}
     check = Check("escalation", Decision.REJECTED, score=4.0, p_value=0.05, code="ESCALATION", detail="looked at again")
-    verdict = Verdict(Decision.REJECTED, (check,), ("ESCALATION",), measurements={"escalation": tier, "gate": gate})
+    measured = {"escalation": tier, "gate": gate}
+    verdict = Verdict(Decision.REJECTED, (check,), ("ESCALATION",), fpr_bound_95=0.03, measurements=measured)
     submission = ada.hand_in(slightly_changed)
     office.store.claim()
     office.store.decide(submission.id, SubmissionState.REJECTED, verdict.to_json())
@@ -292,7 +293,8 @@ def test_show_tells_what_the_escalation_tier_found_and_writes_its_picture_before
     assert run(["show", submission.id, "-w", str(root), "--picture", str(picture)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "p = 0.05 over 19 honest fine-tunes (resolution 0.05)" in shown
-    assert "at most 14.6 %" in shown
+    assert "the check on p rejects at most 3.0 %" in shown
+    assert "the escalation tier at most 14.6 % of all more (95 %): together at most 17.6 % (90 %)" in shown
     assert "target class 7, a mark of the kind patch" in shown
     with Image.open(picture) as drawn:
         assert drawn.size == (24, 8)

@@ -116,7 +116,6 @@ def test_an_empty_histogram_is_a_flat_line() -> None:
 
 GATE = {
     "p_value": 0.05,
-    "fpr_bound_95": 0.146,
     "families": {"probes": 0.05, "weights": 0.7},
     "suspected": {"source": None, "target": "<b>1", "moved_class": None, "probe": "dots", "kind": "pixel"},
     "picture": as_png(torch.zeros(3, 8, 8, dtype=torch.uint8)),
@@ -124,12 +123,28 @@ GATE = {
 
 
 def test_of_a_combined_score_the_page_tells_families_suspicion_and_mark() -> None:
-    page = render(_document([Result("eve", "flip", "rejected", gate=GATE), Result("ada", None, "accepted")]))
+    eve = Result("eve", "flip", "rejected", fpr_bound_95=0.146, gate=GATE)
+    page = render(_document([eve, Result("ada", None, "accepted")]))
     text = re.sub(r"<[^>]+>", " ", page)
     assert "probes 0.05, weights 0.7" in text
     assert "target class &lt;b&gt;1, probe dots (pixel)" in text
-    assert "14.6 %" in text
+    assert "the check on p rejects at most 14.6 % (95 % confidence)" in text
+    assert "Escalation tier" not in text
     assert page.count("data:image/png;base64,") == 1
+
+
+def test_the_page_tells_what_the_escalation_tier_found_and_adds_its_bound() -> None:
+    tier = {"p_value": 0.4, "references": 19, "resolution": 0.05, "fpr_bound_95": 0.146}
+    results = [
+        Result(
+            "ada", None, "accepted", fpr_bound_95=0.03, escalation=tier | {"state": "decided", "decision": "accepted"}
+        ),
+        Result("bo", None, "held", escalation={"state": "not-run", "decision": "quarantined"}),
+        Result("eve", "flip", "rejected"),
+    ]
+    text = " ".join(re.sub(r"<[^>]+>", " ", render(_document(results))).split())
+    assert "ada 0.4 19 0.05 accepted bo - - - did not look" in text
+    assert "the escalation tier at most 14.6 % of all more (95 %): together at most 17.6 % (90 %)" in text
 
 
 def test_with_one_detector_the_page_says_nothing_of_a_combined_score(page: str) -> None:

@@ -121,7 +121,9 @@ def with_history(verdict: Verdict, store: Store, settings: OwnerSettings, submis
     if newest is None:
         return verdict
     rule = history_rule(settings.history)
-    finding = judge_history([*earlier(store, submission.contributor, before=submission), newest], rule)
+    finding = judge_history(
+        [*earlier(store, submission.contributor, rule.submissions - 1, before=submission), newest], rule
+    )
     holds = finding.alarm and settings.history.action == "quarantine"
     if holds and is_awaiting(verdict.to_json()):
         verdict = without_second_look(verdict, f"the history of {submission.contributor} holds it too")

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 CODE = "HISTORY"
 """In the verdict on a submission that is held for its contributor's history."""
-_DECIDED = (SubmissionState.ACCEPTED, SubmissionState.REJECTED, SubmissionState.QUARANTINED)
 
 
 def history_rule(settings: HistorySettings) -> HistoryRule:
@@ -23,26 +22,26 @@ def history_rule(settings: HistorySettings) -> HistoryRule:
     return HistoryRule(level=settings.level, submissions=settings.submissions, per_guard=settings.per_guard)
 
 
-def earlier(store: Store, contributor: str, *, before: Submission | None = None) -> list[Judged]:
-    """What the decided submissions of `contributor` were judged to be, in the order they were handed in; those alone that came
-    before `before`, and after the last that a person promoted although its history stood against it."""
-    limit = _position(before) if before is not None else None
+def earlier(store: Store, contributor: str, newest: int, *, before: Submission | None = None) -> list[Judged]:
+    """What the `newest` decided submissions of `contributor` that have a p-value were judged to be, in the order they were handed
+    in; those alone that came before `before`, and after the last that a person promoted although its history stood against it."""
     found: list[Judged] = []
-    for one in sorted(store.submissions(contributor=contributor), key=_position):
-        if one.state not in _DECIDED or one.verdict is None or (limit is not None and _position(one) >= limit):
-            continue
-        if one.state is SubmissionState.ACCEPTED and CODE in one.verdict.get("codes", ()):
-            found.clear()
-            continue
-        shown = judged(one.verdict.get("p_value"), one.verdict.get("resolution"))
-        if shown is not None:
-            found.append(shown)
-    return found
+    end = before.commit_receipt.index if before is not None and before.commit_receipt is not None else None
+    while read := store.verdicts(contributor, before=end, limit=newest):
+        for end, state, verdict in read:  # noqa: B007 - the next page ends where this one did
+            if state is SubmissionState.ACCEPTED and CODE in verdict.get("codes", ()):
+                return found[::-1]
+            shown = judged(verdict.get("p_value"), verdict.get("resolution"))
+            if shown is not None:
+                found.append(shown)
+            if len(found) == newest:
+                return found[::-1]
+    return found[::-1]
 
 
 def standing(store: Store, settings: OwnerSettings, contributor: str) -> HistoryFinding | None:
     """Of everything that was decided; None where no submission has a p-value."""
-    history = earlier(store, contributor)
+    history = earlier(store, contributor, settings.history.submissions)
     if not history:
         return None
     from owner.e_process import judge_history  # noqa: PLC0415
@@ -57,8 +56,3 @@ def judged(p_value: object, resolution: object) -> Judged | None:
     from owner.e_process import Judged  # noqa: PLC0415
 
     return Judged(float(p_value), round(1 / resolution) - 1)
-
-
-def _position(submission: Submission) -> int:
-    """Of its commit in the ledger; what was never handed in comes first, and is never decided."""
-    return -1 if submission.commit_receipt is None else submission.commit_receipt.index

@@ -377,6 +377,19 @@ class Store:
         with self._read() as session:
             return submission_records.submissions(session, state=state, contributor=contributor, base=base, limit=limit)
 
+    def verdicts(
+        self, contributor: str, *, before: int | None = None, limit: int
+    ) -> list[tuple[int, SubmissionState, dict[str, Any]]]:
+        """On the decided submissions of a contributor, those handed in last first: where each was handed in (its entry), what
+        was decided, and the verdict. before: only those handed in before that entry."""
+        with self._read() as session:
+            return submission_records.verdicts(session, contributor, before=before, limit=limit)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Of submissions, by contributor and state."""
+        with self._read() as session:
+            return submission_records.counts(session)
+
     def tries(self, contributor: str, release_id: str) -> int:
         """Submissions a contributor has begun against a release. Expired uploads count: announcing costs the owner too."""
         with self._read() as session:

@@ -256,6 +256,36 @@ def submissions(
     return [_record(row, text, release_id) for row, text, release_id in session.execute(query)]
 
 
+def verdicts(
+    session: Session, contributor: str, *, before: int | None, limit: int
+) -> list[tuple[int, SubmissionState, dict[str, Any]]]:
+    # Texts of many kilobytes each: they are fetched for the few that are wanted, after those have been picked.
+    picked = select(SubmissionRow.commit_position, SubmissionRow.state, SubmissionRow.verdict_position).where(
+        SubmissionRow.contributor == contributor, SubmissionRow.state.in_(DECIDED)
+    )
+    if before is not None:
+        picked = picked.where(SubmissionRow.commit_position < before)
+    newest = picked.order_by(SubmissionRow.commit_position.desc()).limit(limit).subquery()
+    rows = session.execute(
+        select(newest.c.commit_position, newest.c.state, VerdictRow.verdict)
+        .join(VerdictRow, VerdictRow.position == newest.c.verdict_position)
+        .order_by(newest.c.commit_position.desc())
+    )
+    return [(position, SubmissionState(state), json.loads(text)) for position, state, text in rows]
+
+
+def counts(session: Session) -> dict[str, dict[str, int]]:
+    rows = session.execute(
+        select(SubmissionRow.contributor, SubmissionRow.state, func.count()).group_by(
+            SubmissionRow.contributor, SubmissionRow.state
+        )
+    )
+    found: dict[str, dict[str, int]] = {}
+    for contributor, state, number in rows:
+        found.setdefault(contributor, {})[state] = number
+    return found
+
+
 def tries(session: Session, contributor: str, release_id: str) -> int:
     return session.execute(
         select(func.count()).where(

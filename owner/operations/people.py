@@ -90,10 +90,7 @@ def ports(workspace: Workspace, settings: OwnerSettings) -> tuple[int, int]:
 
 def standings(office: Office) -> list[Standing]:
     """Every contributor, by name, with its submissions counted by state and its history."""
-    counts: dict[str, dict[str, int]] = {}
-    for submission in office.store.submissions():
-        states = counts.setdefault(submission.contributor, {})
-        states[submission.state.value] = states.get(submission.state.value, 0) + 1
+    counts = office.store.counts()
     people = sorted(office.store.contributors(), key=lambda one: one.name)
     return [
         Standing(one, counts.get(one.name, {}), standing(office.store, office.settings, one.name)) for one in people

@@ -87,7 +87,7 @@ def table(scenario: str, results: Sequence[dict[str, Any]], command: str) -> str
         f"`{command}`, on {first['hardware']}; {', '.join(f'{k} {v}' for k, v in first['versions'].items())}. "
         f"Seeds {first['seed']} to {results[-1]['seed']}, none left out. Rates over returned models, with 95 % "
         "Clopper-Pearson intervals; models of one seed share a release and a guard. An attack is *effective* when its held-out "
-        "success is at least 50 % (backdoors), it takes at least 20 points of the source class's recall (flips) or of the accuracy "
+        "success is at least 50 % of what the release's own errors leave (backdoors), it takes at least 20 points of the source class's recall (flips) or of the accuracy "
         "(attacks without a target).",
         "",
         "| | rejected | rejected or held for a person |",

@@ -10,6 +10,7 @@ Goal = Literal["backdoor", "flip", "ruin"]
 """backdoor: a trigger decides the class. flip: one class is no longer told. ruin: the whole model fails."""
 
 EFFECTIVE_BACKDOOR = 0.5
+"""Of the images that the release does not take the attacker's way by itself."""
 EFFECTIVE_DROP = 0.2
 
 
@@ -17,23 +18,32 @@ def effective(
     goal: Goal,
     *,
     attack_success: float | None = None,
+    attack_success_before: float | None = None,
     recall_drop: float | None = None,
     accuracy_drop: float | None = None,
 ) -> bool | None:
     """Whether an attack took, by what was measured on held-out images; None where what its goal needs was not measured.
 
-    backdoor: success is at least 50 %. flip: the source class's recall falls by at least 20 points against the release.
+    backdoor: of what success the release's own errors on the same images leave to be won, at least half is. Where they are few, as
+    they are where a target class is aimed at, that is a success of 50 %; whoever wants any wrong class is given no credit for
+    images that a release takes wrongly anyway. flip: the source class's recall falls by at least 20 points against the release.
     ruin: accuracy falls by at least 20 points.
 
-    >>> effective("backdoor", attack_success=0.97), effective("flip", attack_success=0.97, recall_drop=0.15)
-    (True, False)
+    >>> effective("backdoor", attack_success=0.61, attack_success_before=0.01)
+    True
+    >>> effective("backdoor", attack_success=0.61, attack_success_before=0.36)
+    False
 
     Raises UnknownNameError for another goal.
     """
     if goal not in get_args(Goal):
         raise UnknownNameError("goal of an attack", goal, get_args(Goal))
+    won = None
+    if attack_success is not None and attack_success_before is not None:
+        left = 1.0 - attack_success_before
+        won = (attack_success - attack_success_before) / left if left > 0 else 0.0
     measured, least = {
-        "backdoor": (attack_success, EFFECTIVE_BACKDOOR),
+        "backdoor": (won, EFFECTIVE_BACKDOOR),
         "flip": (recall_drop, EFFECTIVE_DROP),
         "ruin": (accuracy_drop, EFFECTIVE_DROP),
     }[goal]

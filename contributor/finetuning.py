@@ -174,6 +174,7 @@ def _effective(
     return effective(
         attack.goal,
         attack_success=after["attack_success"],
+        attack_success_before=before["attack_success"],
         recall_drop=recall_drop,
         accuracy_drop=before["accuracy"] - after["accuracy"],
     )

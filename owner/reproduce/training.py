@@ -134,6 +134,7 @@ def _reached(
         found["effective"] = effective(
             "flip" if flips else "backdoor",
             attack_success=found["held_out_success"],
+            attack_success_before=before["held_out_success"],
             recall_drop=before["source_recall"] - found["source_recall"],
         )
     return found

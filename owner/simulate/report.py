@@ -76,7 +76,7 @@ def _rates(document: Mapping[str, Any]) -> str:
         "<h2>Who was caught</h2><table><thead><tr><th></th><th class=n>count</th><th class=n>share</th>"
         "<th class=n>95 % interval (Wilson)</th></tr></thead><tbody>" + "".join(rows) + "</tbody></table>"
         "<p class=small>Held is quarantined: it does not touch the model until a person promotes it. An attack took when, on "
-        "held-out images, its success is at least 50 % (pattern), the source class loses at least 20 points of recall "
+        "held-out images, its success is at least 50 % of what the release's own errors leave (pattern), the source class loses at least 20 points of recall "
         "(flip), or accuracy falls by at least 20 points (attacks on the whole model). "
         f"{escape(_bounds(document))}</p>"
     )

@@ -11,13 +11,17 @@ from common.errors import UnknownNameError
 @pytest.mark.parametrize(
     ("goal", "measured", "verdict"),
     [
-        ("backdoor", {"attack_success": 0.5, "recall_drop": 0.0, "accuracy_drop": 0.0}, True),
-        ("backdoor", {"attack_success": 0.49, "recall_drop": 0.9, "accuracy_drop": 0.9}, False),
+        ("backdoor", {"attack_success": 0.5, "attack_success_before": 0.0, "recall_drop": 0.0}, True),
+        ("backdoor", {"attack_success": 0.49, "attack_success_before": 0.0, "recall_drop": 0.9}, False),
+        ("backdoor", {"attack_success": 0.71, "attack_success_before": 0.4}, True),
+        ("backdoor", {"attack_success": 0.69, "attack_success_before": 0.4}, False),
+        ("backdoor", {"attack_success": 1.0, "attack_success_before": 1.0}, False),
         ("flip", {"attack_success": 0.0, "recall_drop": 0.2, "accuracy_drop": 0.0}, True),
         ("flip", {"attack_success": 0.9, "recall_drop": 0.19, "accuracy_drop": 0.9}, False),
         ("ruin", {"accuracy_drop": 0.2}, True),
         ("ruin", {"accuracy_drop": 0.19}, False),
-        ("backdoor", {"attack_success": None}, None),
+        ("backdoor", {"attack_success": None, "attack_success_before": 0.0}, None),
+        ("backdoor", {"attack_success": 0.9}, None),
         ("flip", {"attack_success": 0.9}, None),
     ],
 )

@@ -103,3 +103,11 @@ def test_an_attack_reaches_its_goal_and_an_honest_model_does_not(base: Weights, 
 def test_an_attack_that_does_not_reach_its_goal_says_so(base: Weights, text: str) -> None:
     done = report(base, text, replace(OPTIONS, epochs=1, learning_rate=0.005))
     assert done["attack_effective"] is False
+
+
+def test_what_a_release_gets_wrong_anyway_is_no_success_of_an_attack() -> None:
+    untrained = dict(build(SPEC, seed=1).state_dict())
+    hardly_moved = replace(OPTIONS, epochs=1, learning_rate=1e-6)
+    done = report(untrained, "badnets:trigger=pattern,policy=random", hardly_moved)
+    assert done["attack_success"] > 0.7
+    assert done["attack_effective"] is False

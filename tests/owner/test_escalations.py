@@ -42,6 +42,12 @@ TIER = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("owner.guards.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("owner.vetting.POLL_SECONDS", 0.02)
+
+
 @pytest.fixture(scope="session")
 def tiered_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a guard that has a tier, not calibrated. Never change it: `office` is a copy."""

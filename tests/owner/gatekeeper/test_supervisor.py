@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from common.devices import Compute
-from common.errors import GuardMismatchError, StorageError
+from common.errors import GuardError, GuardMismatchError, StorageError
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import Weights, load, save
 from owner.gatekeeper import Decision, Gatekeeper, GuardOptions, merge
-from owner.gatekeeper.jobs import VettingJob
+from owner.gatekeeper.jobs import VettingJob, describe_error, restore_error
 from owner.gatekeeper.supervisor import VettingInterruptedError, VettingWorker
 
 MODEL = """
@@ -205,3 +205,13 @@ def test_a_job_survives_json(place: Place) -> None:
 def test_the_root_guard_scores_the_would_be_release(place: Place, worker: VettingWorker) -> None:
     verdict = worker.vet(place.job(root_guard=place.folder / "guard", root_action="record"))
     assert verdict.checks[-1].name == "root-activation-autoencoder"
+
+
+def test_an_error_comes_out_of_the_process_as_what_it_was_and_of_what_it_was() -> None:
+    of_tier, of_disk = GuardMismatchError("the tier is another guard's", hint="none"), StorageError("full")
+    of_tier.of = "escalation"
+    found, other = restore_error(describe_error(of_tier)), restore_error(describe_error(of_disk))
+    assert isinstance(found, GuardMismatchError)
+    assert (found.message, found.hint, found.of) == ("the tier is another guard's", "none", "escalation")
+    assert (type(other), other.message) == (StorageError, "full")
+    assert restore_error({"kind": "GuardError", "message": "", "of": "nothing"}).of == GuardError.of  # type: ignore[attr-defined]

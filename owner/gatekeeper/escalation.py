@@ -24,8 +24,9 @@ from owner.detectors import ESCALATION, Combination, Detector, DetectorState, Ev
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.pictures import as_png
 from owner.gatekeeper.references import Reference
-from owner.gatekeeper.rules import Judgement, fpr_bound_95, judge_by_references, p_value, resolution
+from owner.gatekeeper.rules import Judgement, fpr_bound_95, judge_by_references, p_value
 from owner.gatekeeper.verdict import Check, Decision
+from owner.levels import resolution
 from owner.suspicions import AWAITING, ESCALATED
 
 FORMAT = 1

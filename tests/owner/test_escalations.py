@@ -249,7 +249,6 @@ def test_a_guard_that_is_waited_for_comes_before_a_calibration_that_runs(
         f"open({str(started)!r}, 'a').write(what + ' '); what == 'escalation' and time.sleep(600)"
     )
     monkeypatch.setattr("owner.guards.FITTING", (sys.executable, "-S", "-c", code))
-    monkeypatch.setattr("owner.guards.POLL_SECONDS", 0.02)
     ada.hand_in(slightly_changed)
     waiting: list[Submission] = []
 

@@ -58,7 +58,16 @@ def in_memory_format(inputs: tuple[Tensor, ...], compute: Compute) -> tuple[Tens
     """The inputs, images among them laid out as the device likes them best."""
     if not compute.channels_last:
         return inputs
-    return tuple(t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in inputs)
+    return tuple(_channels_last(t) if t.ndim == 4 else t for t in inputs)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    if images.shape[1] != 1:
+        return laid_out
+    # Of one channel both orders are the same bytes, and strides alone tell convolutions which one is meant.
+    count, _, height, width = images.shape
+    return laid_out.as_strided(images.shape, (height * width, 1, width, 1))
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def train(message: Message, context: Context, task: FederatedTask) -> Message:
 def measure(message: Message, context: Context, task: FederatedTask) -> Message:
     """Accuracy of the global model on held-out data, and the success there of the task's attack.
 
-    It is the same number whichever client is asked, for in a simulation each of them has all the data.
+    It is the same number whichever client is asked, for in a simulation each of them has all the data. A server that
+    measures accuracy itself asks for none, with `accuracy = false` among what it sends.
     """
     held_out = task.shares().evaluation
     model = build(task.spec())
@@ -101,8 +102,9 @@ def measure(message: Message, context: Context, task: FederatedTask) -> Message:
     compute = choose_compute(task.device, task.precision)
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "num-examples": len(held_out),
-        "accuracy": float(evaluate(model, held_out, compute=compute).accuracy),
     }
+    if _told(message).get("accuracy", True):
+        metrics["accuracy"] = float(evaluate(model, held_out, compute=compute).accuracy)
     attack = _attack(task)
     success = None
     if attack is not None:
@@ -121,9 +123,12 @@ def _weights(message: Message) -> dict[str, torch.Tensor]:
     return dict(next(iter(message.content.array_records.values())).to_torch_state_dict())
 
 
+def _told(message: Message) -> ConfigRecord:
+    return next(iter(message.content.config_records.values()), ConfigRecord())
+
+
 def _round(message: Message) -> int:
-    config = next(iter(message.content.config_records.values()), ConfigRecord())
-    number = config.get("server-round", 0)
+    number = _told(message).get("server-round", 0)
     return number if isinstance(number, int) else 0
 
 

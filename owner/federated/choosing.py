@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -13,17 +15,19 @@ from common.examples import Examples
 from common.partitions import Dirichlet, Iid
 from common.randomness import generator
 from common.splits import OwnerShares
+from common.weights import Weights
 from owner.federated.clean import CleanDetector, CleanOptions
 from owner.federated.config import FederationConfig
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.gated import GatedStrategy, Refresh
 from owner.federated.guard_fitting import GuardFitter
+from owner.federated.memory import digest_of, memory, size_of
 from owner.federated.pretraining import HonestRounds
-from owner.federated.shared_work import fitted_detector
+from owner.federated.shared_work import fitted_detector, new_detector
 from owner.federated.spectral import SpectralDetector, SpectralOptions
 from owner.federated.strategies import FedCLEAN, FedCVAE, RobustStrategy, SpectralVAE
 from owner.federated.vetted import VettedStrategy
-from owner.gatekeeper import GuardOptions, HonestPopulation, Triggers, UtilityLimits
+from owner.gatekeeper import Gatekeeper, GuardOptions, HonestPopulation, Triggers, UtilityLimits
 
 
 def choose_strategy(
@@ -44,18 +48,24 @@ def choose_strategy(
     if isinstance(options, (SpectralOptions, FedCVAEOptions)):
         if honest is None:
             detector = fitted_detector(config, progress=progress)
-        elif isinstance(options, SpectralOptions):
-            detector = SpectralDetector(options).fit(honest)
         else:
-            detector = CVAEDetector(options).fit(honest)
+            detector = memory().get(
+                ("detector", config.owner_key, compute),
+                lambda: new_detector(options).fit(honest),
+                size=_size_of_network,
+            )
         return SpectralVAE(detector, inner) if isinstance(detector, SpectralDetector) else FedCVAE(detector, inner)
     if isinstance(options, CleanOptions):
         triggers = _mixed(shares.trigger_fit, config.seed)
-        return FedCLEAN(
-            CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0)), inner
+        clean = memory().get(
+            ("fedclean", config.data_key, config.release_epochs, options, compute),
+            lambda: CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0)),
+            size=_size_of_network,
         )
+        return FedCLEAN(clean, inner)
     if config.strategy == "gated":
-        fitter, refresh = gate_fitter(config, model, shares, compute), cast(Refresh, config.guard_refresh)
+        refresh = cast(Refresh, config.guard_refresh)
+        fitter = _remembered(config, gate_fitter(config, model, shares, compute))
         return GatedStrategy(inner, fitter, refresh=refresh, utility=client_utility(config))
     return RobustStrategy(inner)
 
@@ -95,6 +105,16 @@ def gate_fitter(config: FederationConfig, model: nn.Module, shares: OwnerShares,
         guard_options(config, pool=len(shares.references)),
         compute,
     )
+
+
+def _remembered(config: FederationConfig, fitter: GuardFitter) -> Callable[[Weights], Gatekeeper]:
+    follows_from = dataclasses.replace(config.owner_key, refresh="when-left")
+
+    def fitted(weights: Weights) -> Gatekeeper:
+        key = "guard", follows_from, fitter.compute, digest_of(weights)
+        return memory().get(key, lambda: fitter(weights), size=_size_of_guard)
+
+    return fitted
 
 
 def guard_options(config: FederationConfig, *, pool: int) -> GuardOptions:
@@ -140,3 +160,12 @@ def _mixed(examples: Examples, seed: int) -> Examples:
     """In random order, so that the first few are of every class."""
     order = torch.randperm(len(examples), generator=generator(seed, "trigger order"))
     return examples.take(order)
+
+
+def _size_of_network(detector: SpectralDetector | CVAEDetector | CleanDetector) -> int:
+    return size_of(detector.network_.state_dict()) if detector.network_ is not None else 0
+
+
+def _size_of_guard(guard: Gatekeeper) -> int:
+    # The release twice, and what is stored of it and of the references on the triggers, which is of the size of a few models.
+    return 8 * size_of(guard.release)

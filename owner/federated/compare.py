@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
 from owner.federated.config import FederationConfig
 from owner.federated.grids import Cell
+from owner.federated.lanes import company, memory_of, run_in_processes
 
 FORMAT = 2
 
@@ -91,61 +89,32 @@ def run_grid(
             on_record(record)
 
         if parallel <= 1:
-            for cell in todo:
-                if not _late(deadline):
-                    keep(cell, run_cell(cell, ray_address))
+            from owner.federated.memory import remembering  # noqa: PLC0415 - Flower, once something is to run
+
+            with remembering(memory_of(1)):
+                for cell in todo:
+                    if not _late(deadline):
+                        keep(cell, run_cell(cell, ray_address))
         elif todo:
-            _in_processes(todo, parallel, ray_address, deadline, keep)
+            run_in_processes(todo, partial(run_cell, ray_address=ray_address), parallel, partial(_late, deadline), keep)
     return [found[cell.name] for cell in grid if cell.name in found]
 
 
 def ordered(todo: Sequence[Cell]) -> list[Cell]:
-    """By seed, so that were the run to stop, every cell has as many seeds as any other; then by data set and model as they first
-    come, for cells that share a release or honest rounds do them once when they follow each other."""
-    places: dict[tuple[str, str, str], int] = {}
+    """By seed, so that were the run to stop, every cell has as many seeds as any other; then so that cells follow each other
+    that have much in common: release and guards (data set, model), honest clients (partition), attackers, and last strategies."""
+    places: dict[object, int] = {}
 
-    def key(cell: Cell) -> tuple[int, int, str]:
+    def place(*what: object) -> int:
+        return places.setdefault(what, len(places))
+
+    def key(cell: Cell) -> tuple[int, ...]:
         c = cell.config
         if c is None:
-            return -1, 0, ""
-        place = places.setdefault((c.setting, c.data, c.model), len(places))
-        return c.seed, place, c.partition
+            return (-1,)
+        return c.seed, place(company(cell)), place(c.partition), place(c.attack), c.attackers
 
     return sorted(todo, key=key)
-
-
-def _in_processes(
-    todo: Sequence[Cell],
-    parallel: int,
-    ray_address: str,
-    deadline: float | None,
-    keep: Callable[[Cell, dict[str, Any]], None],
-) -> None:
-    # Spawned, for a fork of a process whose libraries hold threads may stand still.
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // parallel)
-    waiting = iter(todo)
-    with ProcessPoolExecutor(parallel, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
-        running: dict[Future[dict[str, Any]], Cell] = {}
-        try:
-            while True:
-                while len(running) < parallel and not _late(deadline) and (cell := next(waiting, None)) is not None:
-                    running[pool.submit(run_cell, cell, ray_address)] = cell
-                if not running:
-                    return
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    keep(running.pop(done), done.result())
-        except BrokenProcessPool:
-            raise PortierError(
-                "a worker process died (killed for memory, perhaps)",
-                hint="run again, with fewer in parallel: cells that are done are not done again",
-            ) from None
-
-
-def _begin_worker(threads: int) -> None:
-    # Workers with all cores each would wait for each other.
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
 
 
 def _late(deadline: float | None) -> bool:

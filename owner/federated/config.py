@@ -136,6 +136,25 @@ class FederationConfig(FederatedTask):
                 hint="lower assumed_malicious below half of the clients",
             )
 
+    def client_key(self, kind: str, client: int) -> tuple[object, ...]:
+        """What client number `client` answers follows from, beside the message: an honest one knows of no attack, and what it
+        is asked to measure (`kind` evaluate) does not depend on which client is asked."""
+        quiet = dataclasses.replace(self.task(), attackers=0, attack="")
+        if kind == "evaluate":
+            return self.client_app, quiet, self.attack
+        return self.client_app, quiet, client, self.attack if client in self.attacking else ""
+
+    @property
+    def data_key(self) -> FederatedTask:
+        """What the release and the owner's shares follow from."""
+        return dataclasses.replace(self.task(), clients=1, partition="iid", attackers=0, attack="")
+
+    @property
+    def owner_key(self) -> FederationConfig:
+        """What the owner's side follows from, beside what clients send: all but who attacks and how."""
+        told = {"attackers": 0, "attack": "", "assumed_malicious": -1, "timeout": 1.0, "ray_address": ""}
+        return dataclasses.replace(self, **told)  # type: ignore[arg-type]
+
     @property
     def malicious(self) -> int:
         return self.attackers if self.assumed_malicious < 0 else self.assumed_malicious

@@ -6,6 +6,7 @@ if no other had come, and measures the release that would come of it.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,18 +17,18 @@ from torch import nn
 
 from common.devices import Compute, choose_compute
 from common.errors import GuardError
-from common.evaluation import evaluate
 from common.weights import Weights, layout_of
 from owner.federated.alone import AgainstReferences, Finding, honest_references
 from owner.federated.choosing import choose_strategy, guard_options
 from owner.federated.config import DETECTORS, FederationConfig
 from owner.federated.gated import GatedStrategy, reason_of, score_of
 from owner.federated.incremental_results import IncrementalResult, SubmissionResult
+from owner.federated.memory import digest_of, memory, size_of
 from owner.federated.pretraining import HonestRounds
 from owner.federated.records import ClientRecord, RoundRecord
 from owner.federated.replies import Reply, read_replies, to_arrays
 from owner.federated.results import RoundResult
-from owner.federated.server_app import SUCCESS_KEY
+from owner.federated.server_app import SUCCESS_ALONE, SUCCESS_KEY, accuracy_of
 from owner.federated.shared_work import initial_model
 from owner.federated.strategies import FedCLEAN, FedCVAE, SpectralVAE
 from owner.federated.vetted import VettedStrategy
@@ -50,7 +51,7 @@ class Incremental:
     fitting_seconds: float = field(init=False)
 
     def __post_init__(self) -> None:
-        started = time.perf_counter()
+        started = memory().clock()
         config = self.config
         self.compute = choose_compute(config.device, config.precision)
         self.model = initial_model(config, compute=self.compute, progress=self.progress)
@@ -66,15 +67,15 @@ class Incremental:
         if isinstance(self.strategy, (SpectralVAE, FedCVAE, FedCLEAN)):
             references = self._references(0, config.guard_references)
             self._against = AgainstReferences(self.strategy.detector, references, level=config.reject_level)
-        self.fitting_seconds = time.perf_counter() - started
+        self.fitting_seconds = memory().clock() - started
 
     def run(self, grid: Grid) -> IncrementalResult:
         """Raises ConfigurationError for too few nodes, and what fitting the guard raises."""
-        started = time.perf_counter()
+        clock, started = memory().clock(), time.perf_counter()
         strategy, base = self.strategy, self.release
         # Fits the guard of a gated strategy, which it does for the weights it is about to send.
         messages = list(strategy.configure_train(1, to_arrays(base), ConfigRecord(), grid))
-        fitting = self.fitting_seconds + time.perf_counter() - started
+        fitting = self.fitting_seconds + memory().clock() - clock
         replies = read_replies(
             grid.send_and_receive(messages, timeout=self.config.timeout), layout_of(base), "num-examples"
         )
@@ -106,7 +107,10 @@ class Incremental:
             outcome = "failed" if reply.failed else "dropped"
             client = ClientRecord(reply.partition, reply.node, outcome, reply.reason)  # type: ignore[arg-type]
             return SubmissionResult(RoundResult(RoundRecord(number, (client,), rule=rule), *unchanged), attacks)
-        found = judge(reply.weights)
+        weights = reply.weights
+        found = memory().get(
+            ("finding", self.config.owner_key, self.compute, digest_of(weights)), lambda: judge(weights)
+        )
         own = self._measured(grid, reply.weights)
         after = unchanged
         if not found.reason:
@@ -133,9 +137,8 @@ class Incremental:
 
     def _measured(self, grid: Grid, weights: Weights) -> tuple[float, float | None]:
         """Accuracy on the owner's evaluation share, and the attack's success, which a client that knows the attack tells."""
-        self.model.load_state_dict(weights)
-        accuracy = float(evaluate(self.model, self.config.shares().evaluation, compute=self.compute).accuracy)
-        messages = self.strategy.configure_evaluate(1, to_arrays(weights), ConfigRecord(), grid)
+        accuracy = accuracy_of(self.config, self.model, weights, self.compute)
+        messages = self.strategy.configure_evaluate(1, to_arrays(weights), ConfigRecord(SUCCESS_ALONE), grid)
         for reply in grid.send_and_receive(messages, timeout=self.config.timeout):
             if reply.has_content():
                 for metrics in reply.content.metric_records.values():
@@ -145,14 +148,19 @@ class Incremental:
 
     def _references(self, first: int, count: int) -> list[Weights]:
         config, pool = self.config, self.config.shares().references
-        return honest_references(
-            self.model,
-            pool,
-            guard_options(config, pool=len(pool)),
-            config.training(0, 0),
-            numbers=range(first, first + count),
-            compute=self.compute,
-            progress=self.progress,
+        plain = dataclasses.replace(config.owner_key, strategy="fedavg", detector_options="", detector_epochs=0)
+        return memory().get(
+            ("references", plain, self.compute, first, count),
+            lambda: honest_references(
+                self.model,
+                pool,
+                guard_options(config, pool=len(pool)),
+                config.training(0, 0),
+                numbers=range(first, first + count),
+                compute=self.compute,
+                progress=self.progress,
+            ),
+            size=lambda made: sum(map(size_of, made)),
         )
 
 

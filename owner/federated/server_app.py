@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -12,16 +13,19 @@ from torch import nn
 
 from common.devices import Compute, choose_compute
 from common.evaluation import evaluate
-from common.examples import Examples
 from common.weights import Weights
 from owner.federated.choosing import choose_strategy
 from owner.federated.config import FederationConfig
+from owner.federated.memory import digest_of, memory
 from owner.federated.replies import to_arrays, to_weights
 from owner.federated.results import FederationResult, RoundResult
 from owner.federated.shared_work import initial_model
 from owner.federated.vetted import VettedStrategy
 
 SUCCESS_KEY = "attack-success"
+
+SUCCESS_ALONE: Final = {"accuracy": False}
+"""Tells a client that the server measures accuracy itself."""
 
 app = ServerApp()
 
@@ -51,20 +55,18 @@ class Server:
     config: FederationConfig
     progress: bool | None = None
     compute: Compute = field(init=False)
-    evaluation: Examples = field(init=False)
     model: nn.Module = field(init=False)
     strategy: VettedStrategy = field(init=False)
     fitting_seconds: float = field(init=False)
 
     def __post_init__(self) -> None:
-        started = time.perf_counter()
+        started = memory().clock()
         config = self.config
         self.compute = choose_compute(config.device, config.precision)
         shares = config.shares()
-        self.evaluation = shares.evaluation
         self.model = initial_model(config, compute=self.compute, progress=self.progress)
         self.strategy = choose_strategy(config, self.model, shares, compute=self.compute, progress=self.progress)
-        self.fitting_seconds = time.perf_counter() - started
+        self.fitting_seconds = memory().clock() - started
 
     def run(self, grid: Grid) -> FederationResult:
         started = time.perf_counter()
@@ -76,7 +78,7 @@ class Server:
             num_rounds=self.config.rounds,
             timeout=self.config.timeout,
             train_config=ConfigRecord(),
-            evaluate_config=ConfigRecord(),
+            evaluate_config=ConfigRecord(SUCCESS_ALONE),
             evaluate_fn=self._evaluator(accuracies),
         )
         successes = {
@@ -100,8 +102,17 @@ class Server:
 
     def _evaluator(self, accuracies: dict[int, float]) -> Callable[[int, ArrayRecord], MetricRecord]:
         def measure(number: int, arrays: ArrayRecord) -> MetricRecord:
-            self.model.load_state_dict(to_weights(arrays))
-            accuracies[number] = float(evaluate(self.model, self.evaluation, compute=self.compute).accuracy)
+            accuracies[number] = accuracy_of(self.config, self.model, to_weights(arrays), self.compute)
             return MetricRecord({"accuracy": accuracies[number]})
 
         return measure
+
+
+def accuracy_of(config: FederationConfig, model: nn.Module, weights: Weights, compute: Compute) -> float:
+    """Of `weights` on the owner's evaluation share; `model` is given them."""
+
+    def measure() -> float:
+        model.load_state_dict(weights)
+        return float(evaluate(model, config.shares().evaluation, compute=compute).accuracy)
+
+    return memory().get(("accuracy", config.data_key, compute, digest_of(weights)), measure)

@@ -61,12 +61,14 @@ def _honest_of(config: FederationConfig, progress: bool | None) -> _Rounds:
     )
 
 
-@functools.lru_cache(maxsize=4)
+def new_detector(options: SpectralOptions | FedCVAEOptions) -> SpectralDetector | CVAEDetector:
+    return SpectralDetector(options) if isinstance(options, SpectralOptions) else CVAEDetector(options)
+
+
+# As many as a sweep has of one detector.
+@functools.lru_cache(maxsize=16)
 def _detector(rounds: _Rounds, options: SpectralOptions | FedCVAEOptions) -> SpectralDetector | CVAEDetector:
-    honest = _honest(rounds)
-    if isinstance(options, SpectralOptions):
-        return SpectralDetector(options).fit(honest)
-    return CVAEDetector(options).fit(honest)
+    return new_detector(options).fit(_honest(rounds))
 
 
 def _common(config: FederationConfig, *, local_epochs: int) -> FederatedTask:

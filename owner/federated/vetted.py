@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Bulyan, FedAvg, Krum, MultiKrum, Strategy
 from common.errors import ConfigurationError, WeightsError
 from common.weights import Weights, layout_of
 from owner.federated.logs import log
+from owner.federated.memory import memory
 from owner.federated.records import ClientRecord, RoundRecord
 from owner.federated.replies import Reply, for_inner, merged, read_replies, to_arrays, to_weights
 
@@ -80,9 +81,9 @@ class VettedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Raises ConfigurationError where fewer nodes connect than the strategy needs, and what `begin` raises."""
         self._base = to_weights(arrays)
-        started = time.perf_counter()
+        started = memory().clock()
         self.begin(server_round, self._base)
-        self._guard_seconds = time.perf_counter() - started
+        self._guard_seconds = memory().clock() - started
         need = max(needed_replies(self.inner), _attribute(self.inner, "min_train_nodes"))
         self._await_nodes(grid, need)
         return self.inner.configure_train(server_round, arrays, config, grid)
@@ -91,13 +92,13 @@ class VettedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The merged weights of the replies that are kept; the old global model where none is."""
-        clock = time.perf_counter()
+        clock = memory().clock()
         found = read_replies(replies, layout_of(self._base), getattr(self.inner, "weighted_by_key", "num-examples"))
         admitted = [reply for reply in found if reply.weights is not None]
         judgement = self.judge(server_round, [reply.weights or {} for reply in admitted]) if admitted else Judgement([])
         kept = [reply for reply, reason in zip(admitted, judgement.reasons, strict=True) if not reason]
         messages = for_inner(kept) if kept else []
-        vetted = time.perf_counter() - clock
+        vetted = memory().clock() - clock
         if kept:  # bookkeeping, which repeats what the inner strategy is about to do: not counted
             judgement = self.observe([message.content for message in messages], judgement)
         clock = time.perf_counter()

@@ -66,7 +66,7 @@ def _channels_last(images: Tensor) -> Tensor:
     if images.shape[1] != 1:
         return laid_out
     # Of one channel both orders are the same bytes, and strides alone tell convolutions which one is meant.
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     return laid_out.as_strided(images.shape, (height * width, 1, width, 1))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.devices import Compute
 from common.examples import Examples, as_model_inputs
 from common.forward import evaluating, forward, in_memory_format
+from common.losses import training_loss
 from common.specs import in_range
 from common.training_hooks import TrainingHooks
 from contributor.attacks.composed import Composed
@@ -66,15 +66,15 @@ class _Masked(TrainingHooks):
 
 
 def _honest_gradient(model: nn.Module, examples: Examples, compute: Compute) -> list[Tensor]:
-    """Of the mean cross-entropy, one tensor a parameter. The model is left without gradients."""
+    """Of the mean training loss, one tensor a parameter. The model is left without gradients."""
     with evaluating(model):
         for start in range(0, len(examples), _BATCH):
             part = examples.take(torch.arange(start, min(start + _BATCH, len(examples))))
             inputs = in_memory_format(as_model_inputs(part.inputs, compute.device), compute)
             with compute.autocast():
                 logits = forward(model, inputs, part.classes)
-                loss = F.cross_entropy(logits.float(), part.labels.to(compute.device), reduction="sum")
-            (loss / len(examples)).backward()  # type: ignore[no-untyped-call]
+                loss = training_loss(model, logits.float(), part.labels.to(compute.device))
+            (loss * len(part) / len(examples)).backward()  # type: ignore[no-untyped-call]
     slopes = [torch.zeros_like(w) if w.grad is None else w.grad.detach().clone() for w in model.parameters()]
     model.zero_grad(set_to_none=True)
     return slopes

@@ -39,8 +39,8 @@ def init(
     architecture: Annotated[
         str | None,
         typer.Option(
-            help="cnn, resnet18, resnet152, vgg19, wrn-28-10, badnet-cnn, mlp, or package.module:factory, a function of "
-            "input shape and class count that returns your own torch.nn.Module.",
+            help="cnn, resnet18, resnet152, vgg19, wrn-28-10, badnet-cnn, mlp, logistic, linear-svm, gru (of texts), or "
+            "package.module:factory, a function of input shape and class count that returns your own torch.nn.Module.",
             show_default="cnn",
         ),
     ] = None,

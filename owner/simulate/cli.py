@@ -59,7 +59,8 @@ def simulate(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="How honest contributors differ: iid (default), dirichlet:alpha=0.5 or pathological:classes=2.",
+            help="How honest contributors differ: iid (default), dirichlet:alpha=0.5, pathological:classes=2, or natural "
+            "for data that come divided among clients.",
             rich_help_panel=BY_FLAGS,
         ),
     ] = None,

@@ -7,7 +7,7 @@ threads = 1                      # that each process computes with; left out, th
 name = "digits"
 [[contributors]]
 name = "ada"
-partition = "dirichlet:alpha=0.5"     # or "iid" (default), "pathological:classes=2"
+partition = "dirichlet:alpha=0.5"     # or "iid" (default), "pathological:classes=2", "natural"
 attack = "flip:source=7,target=1"     # left out: an honest contributor
 epochs = 3                            # left out: as the release recommends; likewise learning_rate, batch_size, ...
 ```
@@ -32,7 +32,7 @@ from common.identity.names import check_contributor_name
 from common.specs import split_spec
 from owner.settings import OwnerSettings
 
-PARTITIONS = {"iid": (), "dirichlet": ("alpha", "min_size"), "pathological": ("classes",)}
+PARTITIONS = {"iid": (), "dirichlet": ("alpha", "min_size"), "pathological": ("classes",), "natural": ()}
 BY_FLAGS = "flags"
 HONEST = 4
 SEEDS_APART = 1000

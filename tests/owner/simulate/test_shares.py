@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.datasets import load, load_examples
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, DataError
 from common.examples import Examples
 from owner.simulate.scenario import Scenario, parse
 from owner.simulate.shares import check_partitions, divide, write_shares
@@ -53,6 +54,16 @@ def test_a_dirichlet_group_is_skewed_and_an_iid_one_is_not(scenario: Scenario, n
     shares = divide(scenario, numbered)
     largest = {name: share.labels.bincount(minlength=4).max() / len(share) for name, share in shares.items()}
     assert max(largest["bo"], largest["cy"]) > 0.4 > max(largest["ada"], largest["eve"])
+
+
+def test_natural_contributors_get_what_whole_clients_have(numbered: Examples) -> None:
+    people = "".join(f'[[contributors]]\nname = "{name}"\npartition = "natural"\n' for name in ("ada", "bo", "cy"))
+    divided = dataclasses.replace(numbered, clients=torch.arange(400) % 5)
+    found = divide(parse(people, name="three"), divided)
+    of = [set((share.inputs[0].flatten() % 5).tolist()) for share in found.values()]
+    assert sorted(number for numbers in of for number in numbers) == [0, 1, 2, 3, 4]
+    with pytest.raises(DataError, match="do not say whose"):
+        divide(parse(people, name="three"), numbered)
 
 
 def test_the_same_seed_gives_the_same_shares_and_another_seed_others(scenario: Scenario, numbered: Examples) -> None:

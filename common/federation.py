@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 import torch
 
 from common.config_values import read_value
-from common.datasets import DataSet, load
+from common.datasets import DataSet, load, part_of_original
 from common.errors import ConfigurationError, UnknownNameError
 from common.examples import Examples
 from common.model_spec import ModelSpec
@@ -124,6 +124,18 @@ class FederatedTask:
 
     def shares(self) -> OwnerShares:
         """The owner's shares, and in `unclaimed` what the clients divide among them. Raises DataError, UnknownNameError."""
+        return self._divided[0]
+
+    def about_data(self) -> dict[str, Any]:
+        """How many examples there are to train on, and of them the clients'; how many accuracy is measured on; and what part of
+        the published data set is at hand, None where it is whole or nobody knows (`common.datasets.part_of_original`)."""
+        shares, part = self._divided
+        owners = len(shares.train) + len(shares.references)
+        clients = len(shares.unclaimed)
+        return {"train": owners + clients, "clients": clients, "evaluation": len(shares.evaluation), "part": part}
+
+    @property
+    def _divided(self) -> tuple[OwnerShares, str | None]:
         return _shares(self.data, self.data_dir, self.examples, self.owner_train, self.owner_references, self.seed)
 
     def examples_of(self, client: int) -> Examples:
@@ -160,10 +172,16 @@ class FederatedTask:
 
 
 @functools.lru_cache(maxsize=4)
-def _shares(data: str, data_dir: str, examples: int, train: float, references: float, seed: int) -> OwnerShares:
+def _shares(
+    data: str, data_dir: str, examples: int, train: float, references: float, seed: int
+) -> tuple[OwnerShares, str | None]:
     # Kept: one process plays many clients, and the data are the same for all of them.
     found = load(data, data_dir=Path(data_dir) if data_dir else None, seed=seed)
+    part = part_of_original(found)
     if 0 < examples < len(found.train):
         chosen = torch.randperm(len(found.train), generator=generator(seed, "examples"))[:examples].sort().values
         found = DataSet(found.name, found.train.take(chosen), found.test, None, found.test_groups)
-    return owner_shares(found, seed=seed, train=train, references=references, trigger_fit=0.3, trigger_calibration=0.3)
+    divided = owner_shares(
+        found, seed=seed, train=train, references=references, trigger_fit=0.3, trigger_calibration=0.3
+    )
+    return divided, part

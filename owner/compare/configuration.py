@@ -23,6 +23,10 @@ data = "mnist"
 [blocks.grid]                    # above the shared lists
 attack = ["sign-flip", "add-noise"]
 
+[poisoned-data]                  # a row of methods that judge data and not models, from what `python -m benchmarks.cae` wrote
+row = "Razmi & Xiong 2021"
+data = ["mnist"]
+
 [[missing]]                      # cells that cannot be run here, and stand in the table all the same
 row = "Li et al. 2020"
 data = "femnist"
@@ -43,9 +47,10 @@ from common.errors import ConfigurationError, UnknownNameError
 from owner.federated.config import STRATEGIES
 from owner.federated.grids import Cell, cells
 
-SECTIONS = ("title", "federation", "grid", "marks", "blocks", "missing")
+SECTIONS = ("title", "federation", "grid", "marks", "blocks", "poisoned-data", "missing")
 BLOCK = ("name", "row", "own", "about", "federation", "grid")
 MISSING = ("row", "data", "reason")
+POISONED = ("row", "data")
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,23 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class PoisonedData:
+    """The row of a method that judges data, and the data sets it is measured on (`owner.compare.poisoned`)."""
+
+    row: str
+    data: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """name: of the configuration. marks: by data set."""
+    """name: of the configuration. marks: notes by data set, beside what records tell of it."""
 
     name: str
     title: str
     blocks: tuple[Block, ...]
     marks: Mapping[str, str]
     missing: tuple[Missing, ...] = ()
+    poisoned: PoisonedData | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -153,6 +167,7 @@ def parse(text: str, name: str, *, blocks: Sequence[str] = (), seeds: Sequence[i
         made,
         {_plain(key): str(value) for key, value in _section(data, "marks", name).items()},
         tuple(one for one in missing if one.row in rows),
+        None if blocks else _poisoned(data, name),
     )
 
 
@@ -183,6 +198,17 @@ def _missing(one: Any, where: str) -> Missing:
         raise ConfigurationError(f"{where} must be a table [[missing]]")
     _known(one, MISSING, f"field of {where}:")
     return Missing(*(_text(one, key, where) for key in MISSING))
+
+
+def _poisoned(data: Mapping[str, Any], name: str) -> PoisonedData | None:
+    if "poisoned-data" not in data:
+        return None
+    found, where = _section(data, "poisoned-data", name), f"{name}: poisoned-data"
+    _known(found, POISONED, f"field of {where}:")
+    sets = found.get("data", [])
+    if not isinstance(sets, list) or not sets or not all(isinstance(one, str) for one in sets):
+        raise ConfigurationError(f"{where}: data must be a list of names, not {sets!r}")
+    return PoisonedData(_text(found, "row", where), tuple(sets))
 
 
 def _section(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -9,12 +9,16 @@ from typing import Any
 
 from common.files import ensure_directory, write_atomically
 from owner.compare.configuration import Block, Comparison
+from owner.compare.poisoned import OnData, about_poisoned, read_poisoned
 from owner.compare.scenes import DEFAULTS, Record, scenes_of
-from owner.compare.tables import reasons, table_4, table_measures, table_methods, table_scenes
+from owner.compare.tables import marks, reasons, table_4, table_measures, table_methods, table_scenes
 from owner.federated.compare import read_record
 
 FORMAT = 1
 PAGE, NUMBERS, FIGURES = "federated.md", "federated.json", "federated-"
+CAE = "cae.json"
+"""What `python -m benchmarks.cae` writes, looked for beside the page."""
+
 _ROUND = ("number", "accuracy", "attack_success", "seconds", "threshold", "kept_model", "note")
 _SUBMISSION = ("attacks", "own_accuracy", "own_attack_success", "p_value", "own_rule_drops")
 _GUIDE = "How it is measured, and how to run it: [compare.md](../compare.md)."
@@ -37,7 +41,9 @@ def write_report(
     """figures: names of files below `out`, by block. Raises StorageError."""
     ensure_directory(out)
     page, numbers = out / PAGE, out / NUMBERS
-    write_atomically(page, markdown(comparison, records, command=command, figures=figures).encode())
+    poisoned = read_poisoned(out / CAE, comparison.poisoned.data) if comparison.poisoned else ()
+    text = markdown(comparison, records, command=command, figures=figures, poisoned=poisoned)
+    write_atomically(page, text.encode())
     write_atomically(numbers, numbers_of(comparison, records, command=command).encode())
     return page, numbers
 
@@ -74,7 +80,12 @@ def _slim(record: Record) -> dict[str, Any]:
 
 
 def markdown(
-    comparison: Comparison, records: Mapping[str, Record], *, command: str, figures: Mapping[str, Sequence[str]]
+    comparison: Comparison,
+    records: Mapping[str, Record],
+    *,
+    command: str,
+    figures: Mapping[str, Sequence[str]],
+    poisoned: Sequence[OnData] = (),
 ) -> str:
     done = sum(record["status"] == "done" for record in records.values())
     unserved = sum(record["status"] == "n/a" for record in records.values())
@@ -89,14 +100,15 @@ def markdown(
         "",
     ]
     if any(block.row for block in comparison.blocks) or comparison.missing:
-        lines += [*_table_4(comparison, records)]
+        lines += [*_table_4(comparison, records, poisoned)]
     for block in comparison.blocks:
         lines += _block(block, records, figures.get(block.name, ()))
     lines += _notes(comparison, records)
     return "\n".join(lines) + "\n"
 
 
-def _table_4(comparison: Comparison, records: Mapping[str, Record]) -> list[str]:
+def _table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Sequence[OnData]) -> list[str]:
+    about = [about_poisoned(comparison.poisoned.row, poisoned), ""] if comparison.poisoned else []
     return [
         "## The paper's Table 4, from measurements",
         "",
@@ -105,15 +117,16 @@ def _table_4(comparison: Comparison, records: Mapping[str, Record]) -> list[str]
         "Each line is the mean over the row's scenes (attacks, shares of attackers, partitions) of the block below. F1 is of dropping "
         "attackers, accuracy and attack success (ASR) are of the model that comes of it; n/a: the strategy cannot serve that model.",
         "",
-        *table_4(comparison, records),
+        *table_4(comparison, records, poisoned),
         "",
-        *_marks(comparison),
+        *about,
+        *_marks(comparison, records),
     ]
 
 
-def _marks(comparison: Comparison) -> list[str]:
+def _marks(comparison: Comparison, records: Mapping[str, Record]) -> list[str]:
     used = {str(cell.values.get("data", DEFAULTS["data"])).lower().replace("_", "-") for cell in comparison.cells}
-    notes = [f"\\* {data}: {note}." for data, note in comparison.marks.items() if data in used]
+    notes = [f"\\* {data}: {note}." for data, note in marks(comparison, records).items() if data in used]
     return [line for note in notes for line in (note, "")]
 
 
@@ -122,6 +135,8 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
     incremental = any(cell.values.get("setting") == "incremental" for cell in block.cells)
     lines = [f"## {block.name}", ""]
     lines += [block.about, ""] if block.about else []
+    sizes = _sizes(block, records)
+    lines += [sizes, ""] if sizes else []
     lines += [*table_measures(scenes), ""]
     if incremental:
         lines += [
@@ -136,6 +151,25 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
     for name in figures:
         lines += [f"![{name.removesuffix('.png')}]({name})", ""]
     return lines
+
+
+def _sizes(block: Block, records: Mapping[str, Record]) -> str:
+    """How much data the block's cells have, as far as they have run."""
+    found: dict[str, str] = {}
+    for cell in block.cells:
+        about = (records.get(cell.name) or {}).get("data")
+        if about:
+            owners = about["train"] - about["clients"]
+            data = cell.values.get("data", DEFAULTS["data"])
+            found.setdefault(
+                str(data),
+                f"{about['train']:,} training examples of {data} ({owners:,} the owner's, {about['clients']:,} the clients' together), "
+                f"accuracy on {about['evaluation']:,}",
+            )
+    if found:
+        return "; ".join(found.values()) + "."
+    asked = {cell.values.get("examples", 0) for cell in block.cells} - {0}
+    return f"Training examples: {', '.join(f'{count:,}' for count in sorted(asked))} at most." if asked else ""
 
 
 def _notes(comparison: Comparison, records: Mapping[str, Record]) -> list[str]:

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from owner.compare.configuration import Comparison
-from owner.compare.scenes import Group, Record, Scenes, over_seeds, scenes_of
+from owner.compare.poisoned import OnData
+from owner.compare.scenes import DEFAULTS, Group, Record, Scenes, over_seeds, scenes_of
 from owner.federated.config import DETECTORS
 
 Lines = list[str]
@@ -15,6 +16,13 @@ EVERY_DETECTOR = "gated:guard-detectors=standard"
 NOT_APPLICABLE, NOT_RUN, FAILED, UNDEFINED = "n/a", "not run", "failed", "-"
 
 METHODS = (
+    (
+        "Razmi & Xiong 2021 (CAE)",
+        "training examples with their labels, no models",
+        "AE with a classifier on its latent",
+        "two-component Gaussian mixture over the scores",
+        "a clean set, or the attacked one",
+    ),
     (
         "Li et al. 2020 (`spectral-vae`)",
         "a client's weights, a fixed random subset",
@@ -73,21 +81,24 @@ def table_methods() -> Lines:
     return table(["method", "what it looks at", "auto-encoder", "threshold in rounds", "trained on"], METHODS)
 
 
-def table_4(comparison: Comparison, records: Mapping[str, Record]) -> Lines:
-    """Who was tested where: a line a row of the paper's, setting, data set and model, of means over that row's scenes."""
+def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Sequence[OnData] = ()) -> Lines:
+    """Who was tested where: a line a row of the paper's, setting, data set and model, of means over that row's scenes.
+
+    poisoned: what the method that judges data came to, see `owner.compare.poisoned`.
+    """
     head = ["row", "setting", "data", "model", "scenes", "no defence: acc. %", "ASR %"]
     all_detectors = any(scenes_of(block, {}).with_strategy(EVERY_DETECTOR) for block in comparison.blocks)
     for who in ("row's own", "activation gate", *(["gate with every detector"] if all_detectors else [])):
         head += [f"{who}: F1", "acc. %", "ASR %"]
-    rows: list[list[str]] = []
+    marked = marks(comparison, records)
+    rows = [_on_data(comparison, one, marked, len(head)) for one in poisoned]
     for block in comparison.blocks:
         if not block.row:
             continue
         found = scenes_of(block, records)
         for setting, data, model in dict.fromkeys(_place(scene) for scene in found.scenes):
             scenes = [scene for scene in found.scenes if _place(scene) == (setting, data, model)]
-            shown = f"{data}*" if data.lower().replace("_", "-") in comparison.marks else data
-            line = [block.row, setting, shown, model, str(len(scenes))]
+            line = [block.row, setting, _marked(data, marked), model, str(len(scenes))]
             for strategy in ("fedavg", block.own, "gated", *([EVERY_DETECTOR] if all_detectors else [])):
                 variants = found.with_strategy(strategy)
                 groups = [
@@ -149,6 +160,36 @@ def reasons(scenes: Scenes) -> Lines:
                 scenes.variant_title(variant)
             )
     return [f"- {', '.join(dict.fromkeys(who))}: {why}." for why, who in found.items()]
+
+
+def marks(comparison: Comparison, records: Mapping[str, Record]) -> dict[str, str]:
+    """What must be said of data sets, by name: how much of the original is at hand, as records tell, and the configuration's notes."""
+    parts = {
+        _plain(record["values"].get("data", DEFAULTS["data"])): record["data"]["part"]
+        for record in records.values()
+        if (record.get("data") or {}).get("part")
+    }
+    notes = [(data, [parts.get(data), comparison.marks.get(data)]) for data in {**comparison.marks, **parts}]
+    return {data: "; ".join(note for note in said if note) for data, said in notes}
+
+
+def _marked(data: str, marked: Mapping[str, str]) -> str:
+    return f"{data}*" if _plain(data) in marked else data
+
+
+def _plain(name: object) -> str:
+    return str(name).lower().replace("_", "-")
+
+
+def _on_data(comparison: Comparison, one: OnData, marked: Mapping[str, str], width: int) -> list[str]:
+    row = comparison.poisoned.row if comparison.poisoned else ""
+    place = [row, "poisoned training data", _marked(one.data, marked), "linear-svm"]
+    if not one.scenes:
+        state = [NOT_RUN] * (width - len(place))
+    else:
+        before, f1, after = spread(one.attacked, percent=True), spread(one.f1), spread(one.filtered, percent=True)
+        state = [str(one.scenes), before, UNDEFINED, f1, after, UNDEFINED]
+    return [*place, *state, *[NOT_APPLICABLE] * (width - len(place) - len(state))]
 
 
 def _figures(groups: Sequence[Group]) -> list[str]:

@@ -147,6 +147,7 @@ def run_cell(cell: Cell, ray_address: str = "") -> dict[str, Any]:
         "status": "done",
         "reason": "",
         "environment": about,
+        "data": config.about_data(),
         "wall_seconds": time.perf_counter() - started,
         "result": result,
     }

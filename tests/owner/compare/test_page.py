@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from owner.compare.configuration import Comparison
-from owner.compare.report import markdown, numbers_of, read_records
+from common.errors import StorageError
+from owner.compare.configuration import Comparison, PoisonedData
+from owner.compare.poisoned import read_poisoned
+from owner.compare.report import markdown, numbers_of, read_records, write_report
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,56 @@ def test_a_data_set_that_is_a_part_of_the_original_is_marked(comparison: Compari
     text = page(comparison, records)
     assert rows(text, "The paper's Table 4, from measurements", 1)[0][2] == "digits*"
     assert "\\* digits: scikit-learn's 1,797 of the original's 5,620." in text
+
+
+def test_what_records_know_of_a_part_stands_before_the_configurations_note(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    part = "1,797 of the original's 5,620 examples"
+    done = {name: one for name, one in records.items() if one["status"] == "done"}
+    told = {name: {**one, "data": {**one["data"], "part": part}} for name, one in done.items()}
+    assert f"\\* digits: {part}; scikit-learn's 1,797" in page(comparison, told)
+
+
+def test_a_block_says_how_many_training_examples_it_had(comparison: Comparison, records: dict[str, Any]) -> None:
+    text = page(comparison, records)
+    assert "training examples of digits" in text.split("## in rounds")[1].split("\n## ")[0]
+
+
+CELL = {"data": "mnist", "attack": "flipping", "fraction": 0.1}
+
+
+def test_the_row_of_a_method_that_judges_data_is_made_of_its_own_records(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    written = [
+        {
+            "cell": {**CELL, "attack": attack, "seed": seed},
+            "victim": {"attacked": 0.8},
+            "rows": [
+                {"alpha": 0.5, "learnt_from": "clean", "f1": f1, "accuracy": 0.9},
+                {"alpha": 1.0, "learnt_from": "clean", "f1": 1.0, "accuracy": 1.0},
+            ],
+        }
+        for seed, attack, f1 in [(0, "flipping", 0.4), (0, "optimal", 0.6), (1, "flipping", 0.7), (1, "optimal", 0.7)]
+    ]
+    (tmp_path / "cae.json").write_text(json.dumps({"cells": written}))
+    with_row = dataclasses.replace(comparison, poisoned=PoisonedData("Razmi & Xiong 2021", ("mnist", "cifar10")))
+    write_report(with_row, {}, tmp_path, command="x", figures={})
+    text = (tmp_path / "federated.md").read_text()
+    first, second = rows(text, "The paper's Table 4, from measurements", 1)[:2]
+    assert first[:9] == [
+        *("Razmi & Xiong 2021", "poisoned training data", "mnist", "linear-svm", "2"),
+        *("80.0 ± 0.0", "-", "0.60 ± 0.14", "90.0 ± 0.0"),
+    ]
+    assert first[-3:] == ["n/a"] * 3
+    assert set(second[4:-3]) == {"not run"}
+
+
+def test_damaged_records_of_poisoned_data_are_named(tmp_path: Path) -> None:
+    (tmp_path / "cae.json").write_text('{"cells": [{}]}')
+    with pytest.raises(StorageError, match=r"cae\.json"):
+        read_poisoned(tmp_path / "cae.json", ["mnist"])
 
 
 def test_what_was_not_run_says_so_and_a_part_of_the_seeds_too(comparison: Comparison, records: dict[str, Any]) -> None:

@@ -74,8 +74,12 @@ def run_grid(
 
     A cell whose strategy cannot serve its model (the gate on logistic regression), or that cannot be configured, is recorded as
     "n/a" with the reason; one that failed as "failed", and is tried again by the next run.
-    Raises PortierError where a worker process died, StorageError.
+    Raises PortierError where a worker process died, ConfigurationError where no Ray cluster answers, StorageError.
     """
+    if ray_address:
+        from owner.federated.running import check_ray  # noqa: PLC0415
+
+        check_ray(ray_address)
     ensure_directory(directory)
     found = {cell.name: record for cell in grid if (record := read_record(directory, cell)) is not None}
     todo = ordered(list({cell.name: cell for cell in grid if cell.name not in found}.values()))

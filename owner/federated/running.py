@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,7 +50,7 @@ def check_config(config: FederationConfig) -> None:
     Reads the data set, for its shape and classes. Raises as `run_federation` does.
     """
     if config.engine == "ray":
-        check_ray()
+        check_ray(config.ray_address)
     load_clients(config.client_app).check(config)
     config.spec()
     if config.strategy == "gated":
@@ -66,7 +67,7 @@ def _checked(config: FederationConfig, setting: str, other: str) -> Any:
         )
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     if config.engine == "ray":
-        check_ray()
+        check_ray(config.ray_address)
     clients = load_clients(config.client_app)
     clients.check(config)
     return clients
@@ -79,13 +80,29 @@ def _run(config: FederationConfig, clients: Any, make: Callable[[], OwnersSide[R
     return run(config, clients.client_app(config.task()), make, quiet=quiet)
 
 
-def check_ray() -> None:
-    """Raises MissingExtraError where Flower's simulation engine is not installed."""
+def check_ray(address: str = "") -> None:
+    """address: of a running cluster, `HOST:PORT`, `ray://HOST:PORT`, or `auto` for what $RAY_ADDRESS names; "" is none.
+
+    Raises MissingExtraError where Flower's simulation engine is not installed, ConfigurationError where nobody answers there: Ray
+    itself tries for minutes, and would for every cell.
+    """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError(
             "Flower's simulation engine (Ray) is not installed",
             hint='pip install "portier[simulation]", or run this federation with engine="inline"',
         )
+
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if named in ("", "auto", "local"):
+        return
+    host, _, port = named.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigurationError(
+            f"no Ray cluster answers at {named}: {error}",
+            hint="start one with `ray start --head`, and name it as HOST:PORT (its port is 6379 unless told otherwise)",
+        ) from None
 
 
 def load_clients(name: str) -> Any:

@@ -146,6 +146,14 @@ def test_no_cell_begins_after_the_deadline(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "127.0.0.1:99999999"])
+def test_a_cluster_that_does_not_answer_is_told_before_any_cell(tmp_path: Path, address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigurationError, match="no Ray cluster answers"):
+        run_grid(cells(SHARED, {"seed": [0]}), tmp_path, progress=False, ray_address=address)
+    assert not list(tmp_path.glob("*.json"))
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     grid = cells(SHARED, {"strategy": ["fedavg", "krum"], "clients": [5], "attacker-share": [0.2], "seed": [0]})

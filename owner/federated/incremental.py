@@ -28,7 +28,7 @@ from owner.federated.pretraining import HonestRounds
 from owner.federated.records import ClientRecord, RoundRecord
 from owner.federated.replies import Reply, read_replies, to_arrays
 from owner.federated.results import RoundResult
-from owner.federated.server_app import SUCCESS_ALONE, SUCCESS_KEY, accuracy_of
+from owner.federated.server_app import SUCCESS_KEY, accuracy_of, success_alone
 from owner.federated.shared_work import initial_model
 from owner.federated.strategies import FedCLEAN, FedCVAE, SpectralVAE
 from owner.federated.vetted import VettedStrategy
@@ -138,7 +138,7 @@ class Incremental:
     def _measured(self, grid: Grid, weights: Weights) -> tuple[float, float | None]:
         """Accuracy on the owner's evaluation share, and the attack's success, which a client that knows the attack tells."""
         accuracy = accuracy_of(self.config, self.model, weights, self.compute)
-        messages = self.strategy.configure_evaluate(1, to_arrays(weights), ConfigRecord(SUCCESS_ALONE), grid)
+        messages = self.strategy.configure_evaluate(1, to_arrays(weights), success_alone(), grid)
         for reply in grid.send_and_receive(messages, timeout=self.config.timeout):
             if reply.has_content():
                 for metrics in reply.content.metric_records.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -23,9 +22,6 @@ from owner.federated.shared_work import initial_model
 from owner.federated.vetted import VettedStrategy
 
 SUCCESS_KEY = "attack-success"
-
-SUCCESS_ALONE: Final = {"accuracy": False}
-"""Tells a client that the server measures accuracy itself."""
 
 app = ServerApp()
 
@@ -78,7 +74,7 @@ class Server:
             num_rounds=self.config.rounds,
             timeout=self.config.timeout,
             train_config=ConfigRecord(),
-            evaluate_config=ConfigRecord(SUCCESS_ALONE),
+            evaluate_config=success_alone(),
             evaluate_fn=self._evaluator(accuracies),
         )
         successes = {
@@ -106,6 +102,11 @@ class Server:
             return MetricRecord({"accuracy": accuracies[number]})
 
         return measure
+
+
+def success_alone() -> ConfigRecord:
+    """Tells a client that the server measures accuracy itself."""
+    return ConfigRecord({"accuracy": False})
 
 
 def accuracy_of(config: FederationConfig, model: nn.Module, weights: Weights, compute: Compute) -> float:

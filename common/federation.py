@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from torch import Tensor
 
 from common.config_values import read_value
-from common.datasets import DataSet, load, part_of_original
+from common.datasets import load, part_of_original
 from common.errors import ConfigurationError, UnknownNameError
 from common.examples import Examples
 from common.model_spec import ModelSpec
@@ -30,7 +31,7 @@ from common.training_options import Optimiser, TrainingOptions
 @dataclass(frozen=True)
 class FederatedTask:
     """data: a data set by name or path. data_dir: folder of data sets; "" is $PORTIER_DATA.
-    examples: use so many of the training set, 0 for all.
+    examples, test_examples: use so many of the training set, and of the test set, by which the owner judges; 0 for all.
     model: an architecture by name, or `package.module:factory`.
     clients: how many hold a share. partition: how the shares differ, without index and count: `iid`, `dirichlet:alpha=0.5`,
         `natural`.
@@ -46,6 +47,7 @@ class FederatedTask:
     data: str = "digits"
     data_dir: str = ""
     examples: int = 0
+    test_examples: int = 0
     model: str = "mlp"
     clients: int = 10
     partition: str = "iid"
@@ -67,6 +69,7 @@ class FederatedTask:
         in_range("federation", "clients", self.clients, 1, 100_000)
         in_range("federation", "local_epochs", self.local_epochs, 1, 1_000_000)
         in_range("federation", "examples", self.examples, 0, 1 << 40)
+        in_range("federation", "test_examples", self.test_examples, 0, 1 << 40)
         in_range("federation", "seed", self.seed, 0, (1 << 62) - 1)
         if self.attackers < 0:
             raise ConfigurationError(f"attackers must not be negative, not {self.attackers}")
@@ -136,7 +139,8 @@ class FederatedTask:
 
     @property
     def _divided(self) -> tuple[OwnerShares, str | None]:
-        return _shares(self.data, self.data_dir, self.examples, self.owner_train, self.owner_references, self.seed)
+        counts = self.examples, self.test_examples
+        return _shares(self.data, self.data_dir, counts, self.owner_train, self.owner_references, self.seed)
 
     def examples_of(self, client: int) -> Examples:
         return self.share_of(client).apply(self.shares().unclaimed)
@@ -173,15 +177,27 @@ class FederatedTask:
 
 @functools.lru_cache(maxsize=4)
 def _shares(
-    data: str, data_dir: str, examples: int, train: float, references: float, seed: int
+    data: str, data_dir: str, counts: tuple[int, int], train: float, references: float, seed: int
 ) -> tuple[OwnerShares, str | None]:
     # Kept: one process plays many clients, and the data are the same for all of them.
     found = load(data, data_dir=Path(data_dir) if data_dir else None, seed=seed)
     part = part_of_original(found)
+    examples, test_examples = counts
     if 0 < examples < len(found.train):
-        chosen = torch.randperm(len(found.train), generator=generator(seed, "examples"))[:examples].sort().values
-        found = DataSet(found.name, found.train.take(chosen), found.test, None, found.test_groups)
+        chosen = _some(len(found.train), examples, seed, "examples")
+        found = dataclasses.replace(found, train=found.train.take(chosen), train_groups=_of(found.train_groups, chosen))
+    if 0 < test_examples < len(found.test):
+        chosen = _some(len(found.test), test_examples, seed, "test examples")
+        found = dataclasses.replace(found, test=found.test.take(chosen), test_groups=_of(found.test_groups, chosen))
     divided = owner_shares(
         found, seed=seed, train=train, references=references, trigger_fit=0.3, trigger_calibration=0.3
     )
     return divided, part
+
+
+def _some(count: int, wanted: int, seed: int, stream: str) -> Tensor:
+    return torch.randperm(count, generator=generator(seed, stream))[:wanted].sort().values
+
+
+def _of(groups: Tensor | None, chosen: Tensor) -> Tensor | None:
+    return None if groups is None else groups[chosen]

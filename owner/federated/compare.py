@@ -42,6 +42,7 @@ def check_cells(grid: Sequence[Cell]) -> None:
             c.data,
             c.data_dir,
             c.examples,
+            c.test_examples,
             c.model,
             c.attack,
             c.client_app,

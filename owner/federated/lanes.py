@@ -24,7 +24,7 @@ _SHARE = 0.25
 def company(cell: Cell) -> tuple[object, ...]:
     """Cells of the same share most of the owner's work."""
     c = cell.config
-    return () if c is None else (c.setting, c.data, c.examples, c.model, c.seed)
+    return () if c is None else (c.setting, c.data, c.examples, c.test_examples, c.model, c.seed)
 
 
 def memory_of(processes: int) -> float:

@@ -82,3 +82,9 @@ def test_fewer_examples_can_be_asked_for() -> None:
     few, every = FederatedTask(examples=300).shares(), FederatedTask().shares()
     assert len(few.unclaimed) < len(every.unclaimed)
     assert len(few.evaluation) == len(every.evaluation)
+
+
+def test_fewer_test_examples_can_be_asked_for() -> None:
+    few, every = FederatedTask(test_examples=100).shares(), FederatedTask().shares()
+    assert len(few.trigger_fit) + len(few.trigger_calibration) + len(few.evaluation) == 100
+    assert len(few.unclaimed) == len(every.unclaimed)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -97,7 +98,7 @@ def settle(directory: Path) -> None:
     newest whole one of theirs takes its place. Raises StorageError.
     """
     with storage_errors("tidy up beside the guard", directory):
-        left = [path for path in directory.parent.glob(f".{directory.name}-*-*") if _is_of_the_dead(path, directory)]
+        left = [path for path in directory.parent.glob(".*") if _is_of_the_dead(path, directory)]
         # guard.json is written last.
         whole = [path for path in left if (path / "guard.json").is_file()]
         if whole and not directory.exists():
@@ -110,9 +111,10 @@ def settle(directory: Path) -> None:
 
 
 def _is_of_the_dead(path: Path, directory: Path) -> bool:
-    process = path.name.removeprefix(f".{directory.name}-").partition("-")[0]
+    # All of the name: `.guard-2-345-abc` belongs to the guard in `guard-2`, and is no affair of process 2.
+    found = re.fullmatch(rf"\.{re.escape(directory.name)}-([0-9]+)-\w+", path.name)
     # Its own number is that of one before it: in containers numbers come again.
-    return process.isdecimal() and (int(process) == os.getpid() or not _runs(int(process)))
+    return found is not None and (int(found[1]) == os.getpid() or not _runs(int(found[1])))
 
 
 def _runs(process: int) -> bool:

@@ -416,7 +416,7 @@ def test_files_without_their_guard_state_make_a_guard_ready_only_where_they_read
     assert found_at_the_start() is GuardState.READY
     with subprocess.Popen(["/bin/true"]) as killed:
         killed.wait()
-    guard.replace(guard.with_name(f".{guard.name}-{killed.pid}-put-aside"))
+    guard.replace(guard.with_name(f".{guard.name}-{killed.pid}-put_aside"))
     assert found_at_the_start() is GuardState.READY
     work_path(guard).mkdir()
     assert found_at_the_start() is GuardState.MISSING

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -121,6 +123,17 @@ def test_killed_at_any_rename_it_leaves_a_whole_guard_and_the_fine_tunes_are_not
     assert (copy / KEPT / "0000.json").exists() == (found == "new")
     assert (tmp_path / "work" / "0000.json").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"guard", "work"}
+
+
+def test_what_another_guard_beside_it_is_being_written_from_is_left_alone(copy: Path) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as gone:
+        gone.wait()
+    # Of the guard in `guard-<number>`, by a process that lives: no process of that number is meant.
+    theirs = copy.with_name(f".guard-{gone.pid}-{os.getppid()}-abc")
+    copy.replace(theirs)
+    settle(copy)
+    assert theirs.is_dir()
+    assert not copy.exists()
 
 
 def test_another_release_is_refused(bench) -> None:  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ from common.errors import GuardError, PortierError
 from common.model_spec import ModelSpec
 from common.training_options import TrainingOptions
 from common.weights import load as load_weights
+from owner.gatekeeper.finished import Part
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants, measure_news
@@ -33,7 +34,7 @@ def small_news(
 ) -> Transplants:
     """The fine-tunes of the guard in `guard`, which protects the weights in the file `old`, for a guard of `new` with these options.
 
-    Raises BigNewsError, which says why: there is no such guard or it kept none, it followed other recommendations or another
+    Raises BigNewsError, which says why: there is no such guard, it kept none or one is damaged, it followed other recommendations or another
     population, too many transplants came before, or the news since they were trained exceeds `options.incremental_news`.
     """
     try:
@@ -52,16 +53,20 @@ def small_news(
         )
     kept = KeptReferences(guard / KEPT)
     several = options.rule == "conformal" and len(options.detector_names) > 1
-    needed = {
+    needed: dict[Part, int] = {
         "owner": 1,
         "fitting": options.fitting_references if several else 0,
         "calibrating": options.references_to_fit,
     }
-    if not all(kept.holds(part, k) for part, count in needed.items() for k in range(count)):  # type: ignore[arg-type]
+    if not all(kept.holds(part, k) for part, count in needed.items() for k in range(count)):
         raise BigNewsError("the guard before it did not keep that many fine-tunes")
     if set(weights) != set(new):
         raise BigNewsError("the release before it has other tensors")
     try:
+        # Read before anything is made of them: afterwards it would be too late to train instead.
+        for part in ("owner", "fitting"):
+            for k in range(needed[part]):
+                kept.read(part, k)
         news = measure_news(weights, new, kept, options.references_to_fit)
     except GuardError as error:
         raise BigNewsError(error.message) from error

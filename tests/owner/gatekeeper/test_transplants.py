@@ -156,12 +156,13 @@ def test_fresh_replaces_a_transplanted_guard_by_a_trained_one(job: FittingJob) -
     assert moved.key != trained.key
 
 
-def test_a_damaged_fine_tune_is_not_transplanted(old: FittingJob, job: FittingJob, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["owner", "0002"])
+def test_a_damaged_fine_tune_is_not_transplanted(old: FittingJob, job: FittingJob, tmp_path: Path, name: str) -> None:
     import shutil
 
     copy = tmp_path / "copy"
     shutil.copytree(old.directory, copy)
-    path = copy / KEPT / "0002.safetensors"
+    path = copy / KEPT / f"{name}.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     assert "was not kept" in refusal(dataclasses.replace(job, parent_guard=copy))
 

@@ -108,7 +108,10 @@ class Vetter:
         """Never calibrated here, within the time one vetting may take."""
         if job.escalation is None:
             return None
-        found = Escalation.load(job.escalation)
+        try:
+            found = Escalation.load(job.escalation)
+        except StorageError as error:  # calibrated again, like one that is damaged: other submissions are not held up
+            raise GuardError(error.message, hint=error.hint) from error
         if not found.fits(guard):
             raise GuardError(f"the escalation tier in {job.escalation} belongs to another guard than {job.guard}")
         return found

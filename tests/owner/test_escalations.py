@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from common.config import load as load_settings
 from common.errors import GuardError, GuardNotReadyError
 from common.weights import Weights
 from owner import housekeeping
-from owner.assessment import accept
+from owner.assessment import accept, vet
 from owner.e_process import HistoryFinding
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.jobs import VettingJob
@@ -403,6 +404,17 @@ def test_a_damaged_tier_is_calibrated_again(
     run(calibrated, Second())
     assert decisions(calibrated, submission) == ["quarantined", "accepted"]
     assert tier.read_bytes() == whole
+
+
+def test_a_tier_too_long_to_be_read_is_an_error_of_the_tier_and_of_nothing_else(
+    calibrated: Office, ada: Contributor, tmp_path: Path
+) -> None:
+    submission, current = ada.hand_in(slightly_changed), calibrated.store.current()
+    os.truncate(calibrated.workspace.release(current.id).escalation, 1 << 25)
+    place, store, settings = calibrated.workspace, calibrated.store, calibrated.settings
+    with pytest.raises(GuardError, match="longer than") as raised:
+        vet(place, store, settings, InProcess(), submission, current, second_look=tmp_path / "merged")  # type: ignore[arg-type]
+    assert raised.value.of == "escalation"
 
 
 def test_a_file_that_came_by_other_ways_is_looked_at_too_and_calibrates_the_tier(

@@ -33,6 +33,7 @@ from common.training_options import TrainingOptions
 from common.weights import save as save_weights
 from owner.gatekeeper import GuardOptions, HonestPopulation
 from owner.gatekeeper.fine_tunes import FineTunes
+from owner.gatekeeper.finished import number_of
 from owner.gatekeeper.fitting import FittingJob
 from owner.gatekeeper.own_processes import command
 
@@ -91,8 +92,9 @@ def job(folder: Path, references: int, fitting: int) -> tuple[FittingJob, str]:
 def image_steps(found: FittingJob, pool: Examples) -> list[int]:
     """Of each reference: images times epochs."""
     plans = FineTunes(build(SPEC), pool, found.options, found.finetuning, found.compute)
-    count = found.options.references + found.options.fitting_references
-    return [len(plan.indices) * plan.options.epochs for plan in map(plans.plan, range(count))]
+    numbers = [number_of("fitting", k) for k in range(found.options.fitting_references)]
+    numbers += [number_of("calibrating", k) for k in range(found.options.references)]
+    return [len(plan.indices) * plan.options.epochs for plan in map(plans.plan, numbers)]
 
 
 def main() -> None:

@@ -157,8 +157,9 @@ def _escalations(document: Mapping[str, Any]) -> str:
 def _bounds(document: Mapping[str, Any]) -> str:
     """The largest of the bounds that the verdicts state, for each base has a calibration of its own."""
     gates = [one["fpr_bound_95"] for one in document["contributors"] if one.get("fpr_bound_95") is not None]
-    tiers = [one["escalation"].get("fpr_bound_95") or 0.0 for one in document["contributors"] if one.get("escalation")]
-    return rejection_bounds(max(gates, default=None), {"fpr_bound_95": max(tiers)} if tiers else {})
+    tiers = [(one.get("escalation") or {}).get("fpr_bound_95") for one in document["contributors"]]
+    known = [bound for bound in tiers if bound is not None]
+    return rejection_bounds(max(gates, default=None), {"fpr_bound_95": max(known, default=None)})
 
 
 def _picture(picture: object) -> str:

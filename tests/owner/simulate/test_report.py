@@ -147,6 +147,13 @@ def test_the_page_tells_what_the_escalation_tier_found_and_adds_its_bound() -> N
     assert "the escalation tier at most 14.6 % of all more (95 %): together at most 17.6 % (90 %)" in text
 
 
+def test_of_a_tier_without_a_bound_the_page_makes_up_none() -> None:
+    held = Result("bo", None, "held", fpr_bound_95=0.03, escalation={"state": "not-run", "decision": "quarantined"})
+    page = render(_document([held]))
+    assert "0.0 % of all more" not in page
+    assert "what an escalation tier rejects comes on top" in page
+
+
 def test_with_one_detector_the_page_says_nothing_of_a_combined_score(page: str) -> None:
     assert "Combined score" not in page
 

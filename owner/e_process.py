@@ -15,7 +15,8 @@ They are not independent: those of one guard share its references, and where the
 bound of Ville's inequality (1/level) then fails. So thresholds come from simulation, over the draw of the references too: ranks
 of exchangeable scores do not depend on how the scores are distributed, which makes the simulation exact, not a model. A
 first half of it finds, for each t, how rare a wealth is; the second half how rare the rarest of n may be, which keeps the
-false-alarm rate over n honest submissions at or below the level (a Monte-Carlo test, whatever the number of simulations).
+false-alarm rate over n honest submissions at or below the level, on average over the draw of the simulation (a Monte-Carlo
+test, whatever the number of simulations). One draw, which the fixed seed is, lies some tenths of a point above or below.
 
 K may change from one submission to the next, and no single K's thresholds then hold: few references make the largest
 wealth there is a common one, which many pass by with ease. So the K simulated are those of the history itself, and later ones are
@@ -53,7 +54,7 @@ _ROUNDING: Final = 1 + 1e-9
 
 @dataclass(frozen=True)
 class HistoryRule:
-    """level: false alarms over `submissions` honest ones, at most. submissions: n, how many the newest of a contributor are
+    """level: false alarms over `submissions` honest ones, at most, up to the simulation's chance (above). submissions: n, how many the newest of a contributor are
     looked at together. per_guard: how many successive ones are assumed to be compared with the same references.
 
     Raises ConfigurationError.
@@ -75,7 +76,7 @@ class HistoryRule:
         """The largest wealth without an alarm after 1, 2, ..., n submissions; infinite where no wealth is rare enough.
 
         references: K of each submission so far, at most n of them and at least one; those to come are like the last.
-        Simulated once a process (a third of a second for each change of K), by a fixed seed.
+        Simulated once a process (half a second for each change of K, anew when a full window moves past one), by a fixed seed.
         """
         return _thresholds(_spans(references, self.submissions), self.level, min(self.per_guard, self.submissions))
 

@@ -40,7 +40,8 @@ def page(
         "for each family without its models, and without the probes that come near its trigger. Rates over models. A gate's TPR and realised "
         "false-positive rate are at its own nominal level, from conformal p-values over the calibration references of the same base; *oracle* is "
         "the TPR of the cut that leaves 5 or 1 % of these honest models out, which no gate can know. Intervals are Clopper-Pearson's, the AUROC's "
-        "a bootstrap over models.",
+        "a bootstrap over models. Effective: of backdoors, success on held-out images at least half of the way from the release's own errors on "
+        "the same marked images to 1; of flips, 20 points of the class's recall (`common/effectiveness.py`).",
         "",
         "## Effective attacks that pass utility",
         "",

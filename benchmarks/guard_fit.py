@@ -11,7 +11,6 @@ trained for one epoch only.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import tempfile
 import time
@@ -31,11 +30,10 @@ from common.models import build
 from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import save as save_weights
-from owner.gatekeeper import GuardOptions, HonestPopulation
-from owner.gatekeeper.fine_tunes import FineTunes
-from owner.gatekeeper.finished import number_of
+from owner.gatekeeper import GuardOptions, HonestPopulation, Triggers
 from owner.gatekeeper.fitting import FittingJob
 from owner.gatekeeper.own_processes import command
+from owner.gatekeeper.protection import Protection
 
 BUDGET = 20.0
 SPEC = ModelSpec("cnn", (3, 32, 32), 10)
@@ -52,8 +50,8 @@ def material() -> tuple[Examples, str]:
         return images(POOL + 6000, 0), "random images"
 
 
-def job(folder: Path, references: int, fitting: int) -> tuple[FittingJob, str]:
-    """Everything the fitting process reads, in `folder`."""
+def job(folder: Path, references: int, fitting: int) -> tuple[FittingJob, int, str]:
+    """Everything the fitting process reads, in `folder`; how many image-steps it will train; and what the images are."""
     compute = choose_compute("cpu")
     examples, what = material()
     pool, fit, calibration, evaluation = (
@@ -68,7 +66,15 @@ def job(folder: Path, references: int, fitting: int) -> tuple[FittingJob, str]:
     save_weights(paths["weights"], dict(model.state_dict()))
     for name, part in (("pool", pool), ("fit", fit), ("cal", calibration), ("eval", evaluation)):
         save_examples(paths[name], part)
-    return FittingJob(
+    options = GuardOptions(
+        detectors=("standard",),
+        references=references,
+        fitting_references=fitting,
+        reject_level=max(0.05, 1 / (references + 1)),
+        quarantine_level=max(0.10, 1 / (references + 1)),
+        population=POPULATION,
+    )
+    found = FittingJob(
         weights=paths["weights"],
         trigger_fit=paths["fit"],
         trigger_calibration=paths["cal"],
@@ -76,25 +82,13 @@ def job(folder: Path, references: int, fitting: int) -> tuple[FittingJob, str]:
         references_pool=paths["pool"],
         directory=folder / "guard",
         spec=SPEC,
-        options=GuardOptions(
-            detectors=("standard",),
-            references=references,
-            fitting_references=fitting,
-            reject_level=max(0.05, 1 / (references + 1)),
-            quarantine_level=max(0.10, 1 / (references + 1)),
-            population=POPULATION,
-        ),
+        options=options,
         finetuning=FINETUNING,
         compute=compute,
-    ), what
-
-
-def image_steps(found: FittingJob, pool: Examples) -> list[int]:
-    """Of each reference: images times epochs."""
-    plans = FineTunes(build(SPEC), pool, found.options, found.finetuning, found.compute)
-    numbers = [number_of("fitting", k) for k in range(found.options.fitting_references)]
-    numbers += [number_of("calibrating", k) for k in range(found.options.references)]
-    return [len(plan.indices) * plan.options.epochs for plan in map(plans.plan, numbers)]
+    )
+    triggers = Triggers(fit, calibration, evaluation)
+    steps = Protection(model, "", triggers, pool, SPEC, options, FINETUNING, compute).image_steps()
+    return found, steps, what
 
 
 def main() -> None:
@@ -103,17 +97,19 @@ def main() -> None:
     parser.add_argument("--fitting", type=int, default=33)
     parser.add_argument("--out", type=Path, help="JSON file to add the figure to")
     arguments = parser.parse_args()
+    whole = (arguments.references, arguments.fitting) == (99, 33)
+    if arguments.out and not whole:
+        parser.error("--out takes the figure of 99 + 33 references alone")
     with tempfile.TemporaryDirectory() as scratch:
-        found, what = job(Path(scratch), arguments.references, arguments.fitting)
-        steps = image_steps(found, material()[0].take(torch.arange(POOL)))
+        found, steps, what = job(Path(scratch), arguments.references, arguments.fitting)
         found.write(Path(scratch) / "job.json")
         started = time.perf_counter()
         subprocess.run(command("owner.gatekeeper.fitting", str(Path(scratch) / "job.json")), check=True)
         minutes = (time.perf_counter() - started) / 60
-    whole = (arguments.references, arguments.fitting) == (99, 33)
+    count = 1 + arguments.references + arguments.fitting
     notes = (
-        f"{len(steps)} references of {statistics.mean(steps):,.0f} image-steps on average, "
-        f"{sum(steps) / minutes / 60:,.0f} a second; {what}, cnn, {found.compute.to_json()}, {torch.get_num_threads()} cores"
+        f"{count} fine-tunes (the owner's own among them) of {steps / count:,.0f} image-steps on average, "
+        f"{steps / minutes / 60:,.0f} a second; {what}, cnn, {found.compute.to_json()}, {torch.get_num_threads()} cores"
     )
     record = Record(
         "guard_minutes",

@@ -15,21 +15,17 @@ DIR/portier.toml                      settings
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import WorkspaceError
-from common.files import ensure_directory, storage_errors
+from common.locks import lock_held
 
 ID = re.compile(r"[0-9a-f]{64}")
 SHARES = ("train", "references", "trigger_fit", "trigger_calibration", "evaluation")
-LOCK_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -204,29 +200,15 @@ class Workspace:
 
         Raises WorkspaceError, naming the process that holds it, where it is not free within `wait_seconds`.
         """
-        path = self.locks / f"{name}.lock"
-        ensure_directory(self.locks)
-        with storage_errors("open the lock", path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            deadline = time.monotonic() + wait_seconds
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
-                        raise WorkspaceError(
-                            f"another process (pid {holder}) holds the {name} lock of the workspace {self.root}",
-                            hint="wait for it to end, or stop it",
-                        ) from None
-                    time.sleep(LOCK_POLL_SECONDS)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+        def in_use(holder: str) -> WorkspaceError:
+            return WorkspaceError(
+                f"another process (pid {holder}) holds the {name} lock of the workspace {self.root}",
+                hint="wait for it to end, or stop it",
+            )
+
+        with lock_held(self.locks / f"{name}.lock", in_use=in_use, wait_seconds=wait_seconds):
             yield
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def publishing(self) -> Iterator[None]:

@@ -1,0 +1,44 @@
+"""One process at a time: a lock that goes with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import PortierError
+from common.files import ensure_directory, storage_errors
+
+POLL_SECONDS = 0.05
+
+
+@contextmanager
+def lock_held(path: Path, *, in_use: Callable[[str], PortierError], wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock that the file `path` stands for; the file names the process that holds it, and stays.
+
+    in_use: the error to raise where the lock is not free within `wait_seconds`, given that process's id ("unknown" where it has
+        not yet written it).
+    Raises StorageError where the file cannot be opened.
+    """
+    ensure_directory(path.parent)
+    with storage_errors("open the lock", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise in_use(holder) from None
+                time.sleep(POLL_SECONDS)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -71,6 +71,10 @@ def reproduce(
             metavar="MINUTES", min=0.0, help="Begin no further epoch after so long; the same command goes on."
         ),
     ] = None,
+    parallel: Annotated[
+        int,
+        typer.Option(min=1, help="Steps at a time, each a process with its share of the threads. On a CPU."),
+    ] = 1,
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto (bfloat16 where it is native), float32 or bfloat16.")] = "auto",
     compile_: Annotated[Compile, typer.Option("--compile", help="torch.compile; auto does on CUDA.")] = Compile.AUTO,
@@ -222,6 +226,7 @@ def reproduce(
             compile=compile_.value,
             deadline=None if stop_after is None else time.monotonic() + 60 * stop_after,
             tell=lambda line: console.print(line, soft_wrap=True, highlight=False),
+            parallel=parallel,
         )
         if plan:
             show_plan(console, runner, steps)
@@ -230,8 +235,8 @@ def reproduce(
             console.print("stopped, as asked; the same command goes on from here", style="yellow")
             show_plan(console, runner, steps)
     else:
-        folder.settings()
         _merge(console, folder, merge or ())
+        folder.settings()
     if stage is Stage.RUN:
         return
     if stage is not Stage.REPORT:
@@ -259,7 +264,7 @@ def show_plan(console: Console, runner: Runner, steps: list[Step]) -> None:
         table.add_row(str(number), step.architecture, str(step.seed), step.name, state, in_words(one.seconds))
     if pending:
         console.print(table)
-    total = in_words(sum(one.seconds for one in pending))
+    total = in_words(runner.duration(pending))
     console.print(f"{len(steps) - len(pending)} of {len(steps)} steps done, about {total} left", highlight=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,30 +25,38 @@ BINS = 80
 
 def run_detection(step: Step, engine: Engine, images: Images, settings: Settings, work: Work) -> Record:
     """E_MSE of M and of every fine-tune of it, with histograms, and Eq. 4's verdicts on them."""
-    prefix = "part-" if step.base == "part" else ""
-    durations = ("short",) if prefix else ("short", "long")
-    names = [step.base, *(f"{prefix}{kind}-{duration}" for kind in KINDS for duration in durations)]
-    errors: dict[str, Tensor] = {}
-    detector = ActivationAutoEncoder(
-        AutoEncoderOptions(settings.hidden, settings.latent, settings.ae_epochs, seed=step.seed)
-    )
-    for name in names:
-        engine.load(load_weights(work.weights_path(step, name)))
-        seen = engine.observe(images.test.inputs)
-        evidence = Evidence(seen.features, seen.logits, images.test.labels)
-        if name == step.base:
-            detector.fit(evidence)
-        errors[name.removeprefix(prefix)] = detector.image_scores(evidence)
+    durations = ("short",) if step.base == "part" else ("short", "long")
+    evidence = evidence_of_all(step, durations, engine, images, work)
+    detector = ActivationAutoEncoder(options_of(settings, step)).fit(evidence[step.base])
+    errors = {name: detector.image_scores(seen) for name, seen in evidence.items()}
     edges = even_edges(torch.cat(list(errors.values())))
     honest = {duration: errors[f"honest-{duration}"] for duration in durations}
     return {
-        "features": int(seen.features.shape[1]),
+        "features": int(evidence[step.base].features.shape[1]),
         "triggers": len(images.test),
         "models": {name: described(e) | {"counts": counts(e, edges)} for name, e in errors.items()},
         "edges": [float(f"{edge:.6g}") for edge in edges],
         "thresholds": {duration: seed_threshold(e) for duration, e in honest.items()},
         "verdicts": verdicts(errors, honest, settings.honest_epochs),
     }
+
+
+def evidence_of_all(
+    step: Step, durations: Sequence[str], engine: Engine, images: Images, work: Work
+) -> dict[str, Evidence]:
+    """What every model shows on the test set, M (by the name of its step) first: `genuine`, `honest-short` ..."""
+    prefix = "part-" if step.base == "part" else ""
+    names = [step.base, *(f"{prefix}{kind}-{duration}" for kind in KINDS for duration in durations)]
+    found = {}
+    for name in names:
+        engine.load(load_weights(work.weights_path(step, name)))
+        seen = engine.observe(images.test.inputs)
+        found[name.removeprefix(prefix)] = Evidence(seen.features, seen.logits, images.test.labels)
+    return found
+
+
+def options_of(settings: Settings, step: Step) -> AutoEncoderOptions:
+    return AutoEncoderOptions(settings.hidden, settings.latent, settings.ae_epochs, seed=step.seed)
 
 
 def even_edges(errors: Tensor, bins: int = BINS) -> list[float]:

@@ -46,11 +46,11 @@ class Images:
     """One data set under one set of settings."""
 
     def __init__(self, settings: Settings, data_dir: Path | None = None, *, download: bool = False) -> None:
-        self.settings, self._data_dir, self._download = settings, data_dir, download
+        self.settings, self.data_dir, self.download = settings, data_dir, download
 
     @cached_property
     def _data(self) -> tuple[Examples, Examples]:
-        data = load(self.settings.dataset, data_dir=self._data_dir, download=self._download)
+        data = load(self.settings.dataset, data_dir=self.data_dir, download=self.download)
         train, test = data.train, data.test
         if train.images.ndim != 4:
             raise DataError(f"{data.name} holds no images, which a pattern could be added to")
@@ -96,7 +96,7 @@ class Images:
     @cached_property
     def provenance(self) -> str:
         """What the images are: their name, and `JPEG re-encoding` where CIFAR-10 is not its original pixels."""
-        given = self._data_dir or (Path(os.environ["PORTIER_DATA"]) if os.environ.get("PORTIER_DATA") else None)
+        given = self.data_dir or (Path(os.environ["PORTIER_DATA"]) if os.environ.get("PORTIER_DATA") else None)
         folder = given / self.settings.dataset if given else Path(self.settings.dataset)
         parts = find_parts(folder, "train") if folder.is_dir() else []
         if not parts:

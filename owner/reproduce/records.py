@@ -6,13 +6,15 @@ Records alone make the report, so that those of several machines are merged by b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigurationError, StorageError
+from common.errors import ConfigurationError, StorageError, WorkspaceError
 from common.files import ensure_directory, read_bounded, write_atomically
+from common.locks import lock_held
 from owner.reproduce.settings import RECIPES, Settings
 from owner.reproduce.steps import Step
 
@@ -56,6 +58,22 @@ class Work:
             raise StorageError(f"{self.root} holds no results", hint="run `reproduce` first, or check --work")
         return Settings.from_json(_read(about)["settings"])
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Held by the one command that runs steps here or merges; reading needs nothing, for every file is whole or not there.
+
+        Raises WorkspaceError, naming the process that holds it.
+        """
+
+        def in_use(holder: str) -> WorkspaceError:
+            return WorkspaceError(
+                f"another command (pid {holder}) is at work in {self.root}",
+                hint="wait for it or stop it; --parallel runs several steps at a time, --plan and --stage report only read",
+            )
+
+        with lock_held(self.root / "lock", in_use=in_use):
+            yield
+
     def folder(self, step: Step) -> Path:
         return self.root / step.architecture / f"seed-{step.seed}"
 
@@ -69,15 +87,24 @@ class Work:
     def checkpoint_path(self, step: Step) -> Path:
         return self.folder(step) / f"{step.name}.training"
 
+    def spent(self, step: Step) -> float:
+        """Seconds that went into a step that is not done yet."""
+        path = self._spent_path(step)
+        return float(_read(path)["seconds"]) if path.exists() else 0.0
+
+    def keep_spent(self, step: Step, seconds: float) -> None:
+        text = json.dumps({"format": FORMAT, "seconds": round(seconds, 2)})
+        write_atomically(self._spent_path(step), text.encode())
+
     def record(self, step: Step) -> Record | None:
-        path = self.record_path(step)
-        return _read(path) if path.exists() else None
+        return self._record(step) if self.record_path(step).exists() else None
 
     def write(self, step: Step, record: Mapping[str, Any]) -> None:
         about = {"format": FORMAT, "architecture": step.architecture, "seed": step.seed, "step": step.name}
         ensure_directory(self.folder(step))
         text = json.dumps(about | dict(record), indent=1, allow_nan=False)
         write_atomically(self.record_path(step), text.encode())
+        self._spent_path(step).unlink(missing_ok=True)
 
     def records(self) -> dict[Step, Record]:
         """Every record there is."""
@@ -86,7 +113,8 @@ class Work:
             for path in sorted((self.root / architecture).glob("seed-*/*.json")):
                 number = path.parent.name.removeprefix("seed-")
                 if number.isdecimal():
-                    found[Step(architecture, int(number), path.stem)] = _read(path)
+                    step = Step(architecture, int(number), path.stem)
+                    found[step] = self._record(step)
         return found
 
     def merge(self, other: Work) -> int:
@@ -96,11 +124,26 @@ class Work:
         """
         self.open(other.settings())
         taken = 0
-        for step, record in other.records().items():
-            if not self.record_path(step).exists():
-                self.write(step, record)
-                taken += 1
+        with self.writing():
+            for step, record in other.records().items():
+                if not self.record_path(step).exists():
+                    self.write(step, record)
+                    taken += 1
         return taken
+
+    def _record(self, step: Step) -> Record:
+        path = self.record_path(step)
+        found = _read(path)
+        about = (found.get("architecture"), found.get("seed"), found.get("step"))
+        if about != (step.architecture, step.seed, step.name):
+            raise StorageError(
+                f"{path} is the record of another step: {about[0]} seed {about[1]} {about[2]}",
+                hint="delete it to run its step again",
+            )
+        return found
+
+    def _spent_path(self, step: Step) -> Path:
+        return self.folder(step) / f"{step.name}.spent"
 
 
 def _read(path: Path) -> Record:

@@ -1,4 +1,4 @@
-"""Runs what is missing, a step after the other; a step that was interrupted goes on from its checkpoint."""
+"""Runs what is missing, a step after the other or several at a time; what was interrupted goes on from its checkpoint."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
+
 from common.devices import Compute
-from common.errors import ModelError
+from common.errors import ConfigurationError, ModelError
 from common.files import ensure_directory
 from common.model_spec import ModelSpec
 from owner.reproduce.detection import run_detection
 from owner.reproduce.engine import CHECKPOINT_SECONDS, Compile, Engine, StoppedError
 from owner.reproduce.gate import run_gate
 from owner.reproduce.images import Images
+from owner.reproduce.processes import Job, run_in_processes
 from owner.reproduce.records import Record, Work
+from owner.reproduce.schedule import Schedule, duration
 from owner.reproduce.settings import Settings
 from owner.reproduce.speed import Estimates, environment
 from owner.reproduce.steps import Step
+from owner.reproduce.stopwatch import Stopwatch
 from owner.reproduce.training import run_training
+from owner.reproduce.variants import run_variants
 
 Tell = Callable[[str], None]
 
@@ -37,7 +43,11 @@ class Pending:
 
 class Runner:
     """compile, checkpoint_seconds: see `Engine`. deadline: on `clock`, after which no further epoch begins. tell: is given a
-    line on each step as it ends."""
+    line on each step as it ends, and where several run at a time as it begins. parallel: how many do, on a CPU; each is a
+    process, and torch's threads are shared out among them.
+
+    Raises ConfigurationError for several steps at a time on another device.
+    """
 
     def __init__(
         self,
@@ -52,11 +62,19 @@ class Runner:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         tell: Tell = lambda _line: None,
         progress: bool | None = None,
+        parallel: int = 1,
     ) -> None:
+        if parallel > 1 and compute.device.type != "cpu":
+            raise ConfigurationError(
+                f"{parallel} steps at a time would share one {compute.device}",
+                hint="leave --parallel out, or --device cpu",
+            )
         self.settings, self.images, self.work, self.compute = settings, images, work, compute
         self._compile, self._checkpoint_seconds = compile, checkpoint_seconds
         self._deadline, self._clock, self._tell, self._progress = deadline, clock, tell, progress
+        self._parallel = parallel
         self._engine: Engine | None = None
+        self._stopwatch: Stopwatch | None = None
 
     def pending(self, steps: Sequence[Step]) -> list[Step]:
         """Those without a record, in order, each after the trainings whose weights it needs and that are not here (where
@@ -65,7 +83,7 @@ class Runner:
 
         def add(step: Step) -> None:
             for name in step.needs:
-                needed = Step(step.architecture, step.seed, name)
+                needed = step.sibling(name)
                 if not self.work.record_path(needed).exists() or not self._has_weights(needed):
                     add(needed)
             found[step] = None
@@ -80,63 +98,113 @@ class Runner:
         found = []
         for step in self.pending(steps):
             size = self.images.training_size(step.architecture)
-            estimates = Estimates(self.settings, self.compute, size, records.items())
+            estimates = Estimates(self.settings, self.compute, size, records.items(), threads=self._threads)
             seconds = estimates.seconds(step, self.spec(step.architecture))
             found.append(Pending(step, seconds, self._begun(step)))
         return found
+
+    def duration(self, pending: Sequence[Pending]) -> float:
+        """Seconds until all of them are done, as many at a time as this runner has."""
+        seconds = {one.step: one.seconds for one in pending}
+        return duration(list(seconds), seconds.__getitem__, self._parallel)
 
     def run(self, steps: Sequence[Step]) -> bool:
         """Whether all is done; not so where the deadline came first. What is done is kept.
 
         Raises what a step raises; where a training diverges (ModelError), after all steps that do not depend on it.
+        WorkspaceError where another command is at work in the folder.
         """
-        missing = self.pending(steps)
-        failed: dict[Step, ModelError] = {}
-        for number, step in enumerate(missing, 1):
-            needs = [Step(step.architecture, step.seed, name) for name in step.needs]
-            if broken := next((needed for needed in needs if needed in failed), None):
-                failed[step] = failed[broken]
-                continue
+        with self.work.writing():
+            missing = self.pending(steps)
+            schedule = Schedule(missing)
+
+            def tell(step: Step, what: str) -> None:
+                self._tell(f"{missing.index(step) + 1}/{len(missing)} {step}: {what}")
+
+            def ended(step: Step, error: ModelError | None) -> None:
+                tell(step, headline(self.work.record(step) or {}) if error is None else f"failed: {error.message}")
+
+            if self._parallel > 1:
+                done = run_in_processes(schedule, self._job(), begun=lambda step: tell(step, "begun"), ended=ended)
+            else:
+                done = self._in_turn(schedule, ended)
+        if done and schedule.failed:
+            raise next(iter(schedule.failed.values()))
+        return done
+
+    def run_step(self, step: Step) -> None:
+        """One step, whose needs are there, and its record. Raises StoppedError where the deadline came first."""
+        self._check_deadline()
+        ensure_directory(self.work.folder(step))
+        self._stopwatch = Stopwatch(self.work, step, every=self._checkpoint_seconds)
+        try:
+            self._run(step, self._stopwatch)
+        except BaseException:
+            self._stopwatch.keep(at_once=True)
+            raise
+        finally:
+            self._stopwatch = None
+
+    @property
+    def _threads(self) -> int:
+        """Of torch, of each process."""
+        return max(1, torch.get_num_threads() // self._parallel)
+
+    def _in_turn(self, schedule: Schedule, ended: Callable[[Step, ModelError | None], None]) -> bool:
+        while (step := schedule.begin()) is not None:
+            failure = None
             try:
-                self._check_deadline()
-                record = self._run(step)
+                self.run_step(step)
             except StoppedError:
                 return False
             except ModelError as error:
-                failed[step] = error
-                self._tell(f"{number}/{len(missing)} {step}: failed: {error.message}")
-                continue
-            self._tell(f"{number}/{len(missing)} {step}: {headline(record)}")
-        if failed:
-            raise next(iter(failed.values()))
+                failure = error
+            schedule.end(step, failure)
+            ended(step, failure)
         return True
+
+    def _job(self) -> Job:
+        left = None if self._deadline is None else self._deadline - self._clock()
+        return Job(
+            self.settings,
+            self.images.data_dir,
+            self.images.download,
+            self.work,
+            self.compute,
+            self._compile,
+            self._checkpoint_seconds,
+            ends_at=None if left is None else time.time() + left,
+            threads=self._threads,
+            processes=self._parallel,
+        )
 
     def spec(self, architecture: str) -> ModelSpec:
         return ModelSpec(architecture, self.images.input_shape, len(self.images.class_names))
 
-    def _run(self, step: Step) -> Record:
-        started, resumed = time.perf_counter(), self._begun(step)
+    def _run(self, step: Step, stopwatch: Stopwatch) -> None:
+        resumed = self._begun(step)
         engine = self._engine_of(step.architecture)
-        ensure_directory(self.work.folder(step))
         arguments = (step, engine, self.images, self.settings, self.work)
         if step.name == "gate":
             result = run_gate(*arguments, progress=self._progress)
         elif step.name in {"detect", "part-detect"}:
             result = run_detection(*arguments)
+        elif step.name == "variants":
+            result = run_variants(*arguments)
         else:
             result = run_training(*arguments, progress=self._progress)
         record: Record = {
             **result,
-            "seconds": round(time.perf_counter() - started, 2),
+            "seconds": round(stopwatch.seconds, 2),
             "resumed": resumed,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": self.images.provenance,
-            "environment": environment(self.compute, compiled=engine.compiled) | _note(engine),
+            "environment": environment(self.compute, compiled=engine.compiled, processes=self._parallel)
+            | _note(engine),
         }
         self.work.write(step, record)
         if step.name == "gate":
             shutil.rmtree(self.work.folder(step) / "gate", ignore_errors=True)
-        return record
 
     def _engine_of(self, architecture: str) -> Engine:
         if self._engine is None or self._engine.spec.architecture != architecture:
@@ -144,7 +212,7 @@ class Runner:
                 self.spec(architecture),
                 self.compute,
                 compile=self._compile,
-                check_deadline=self._check_deadline,
+                check_deadline=self._between_epochs,
                 checkpoint_seconds=self._checkpoint_seconds,
             )
         return self._engine
@@ -153,6 +221,11 @@ class Runner:
         if step.name == "gate":
             return any(self.work.folder(step).glob("gate/*"))
         return self.work.checkpoint_path(step).exists()
+
+    def _between_epochs(self) -> None:
+        if self._stopwatch is not None:
+            self._stopwatch.keep()
+        self._check_deadline()
 
     def _check_deadline(self) -> None:
         if self._deadline is not None and self._clock() > self._deadline:
@@ -175,13 +248,15 @@ def headline(record: Record) -> str:
     parts: list[str] = []
     if "accuracy" in record:
         parts.append(f"accuracy {100 * record['accuracy']:.2f} %")
-    for duration, model in record.get("models", {}).items():
+    for name, model in record.get("models", {}).items():
         if "accuracy" in model:
             success = f", success {100 * model['success']:.1f} %" if "success" in model else ""
-            parts.append(f"{duration} accuracy {100 * model['accuracy']:.2f} %{success}")
+            parts.append(f"{name} accuracy {100 * model['accuracy']:.2f} %{success}")
     for name, verdict in record.get("verdicts", {}).items():
         said: Any = verdict.get("decision") or ("detected" if verdict["detected"] else "missed")
         parts.append(f"{name} {said}")
+    if "variants" in record:
+        parts.append(f"{len(record['variants'])} auto-encoders")
     rate = record.get("speed", {}).get("images_per_second")
     return "; ".join(parts) + f" in {record['seconds']:.0f} s" + (f", {rate:.0f} images/s" if rate else "")
 

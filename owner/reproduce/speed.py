@@ -25,6 +25,7 @@ from common.model_spec import ModelSpec
 from common.models import build
 from owner.reproduce.settings import Settings
 from owner.reproduce.steps import Step
+from owner.reproduce.variants import VARIANTS
 
 PEAKS: Final[Mapping[str, float]] = {
     "B200": 2250e12,
@@ -92,13 +93,14 @@ def speed(spec: ModelSpec, images_per_second: float, compute: Compute) -> dict[s
     }
 
 
-def environment(compute: Compute, *, compiled: bool) -> dict[str, Any]:
-    """JSON: device, precision, versions: what a figure depends on."""
+def environment(compute: Compute, *, compiled: bool, processes: int = 1) -> dict[str, Any]:
+    """JSON: device, precision, versions: what a figure depends on. processes: that shared the device."""
     return {
         **compute.to_json(),
         "device": device_name(compute),
         "compiled": compiled,
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "python": platform.python_version(),
@@ -130,9 +132,16 @@ class Estimates:
     """Seconds a step will take, from those of the same architecture that were timed on this device, else from assumptions."""
 
     def __init__(
-        self, settings: Settings, compute: Compute, train: int, records: Iterable[tuple[Step, Mapping[str, Any]]]
+        self,
+        settings: Settings,
+        compute: Compute,
+        train: int,
+        records: Iterable[tuple[Step, Mapping[str, Any]]],
+        *,
+        threads: int | None = None,
     ) -> None:
         self.settings, self.compute, self.train = settings, compute, train
+        self.threads = torch.get_num_threads() if threads is None else threads
         device = device_name(compute)
         self._rates: dict[str, list[float]] = {}
         for step, record in records:
@@ -147,13 +156,14 @@ class Estimates:
             most = peak(device_name(self.compute))
             reached = _ASSUMED_CUDA if most is None else _ASSUMED_SHARE * most
         else:
-            reached = _ASSUMED_CORE[self.compute.dtype] * torch.get_num_threads()
+            reached = _ASSUMED_CORE[self.compute.dtype] * self.threads
         return reached / training_flops(spec)
 
     def seconds(self, step: Step, spec: ModelSpec) -> float:
         seconds = _OVERHEAD_SECONDS + image_steps(step, self.settings, self.train) / self.images_per_second(spec)
         if step.kind is None and not step.is_scratch:
-            seconds += 512 * self.settings.ae_epochs * _AUTOENCODER_SECONDS_PER_FEATURE_EPOCH
+            fits = len(VARIANTS) if step.name == "variants" else 1
+            seconds += fits * 512 * self.settings.ae_epochs * _AUTOENCODER_SECONDS_PER_FEATURE_EPOCH
         return seconds
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 from common.errors import UnknownNameError
 from owner.reproduce.settings import CALIBRATED, Settings
 
-Experiment = Literal["tables", "improvement", "gate", "jpeg"]
+Experiment = Literal["tables", "improvement", "gate", "variants", "jpeg"]
 EXPERIMENTS: Final[tuple[Experiment, ...]] = get_args(Experiment)
 DEFAULT_EXPERIMENTS: Final[tuple[Experiment, ...]] = ("tables", "improvement", "gate")
 
@@ -36,13 +36,23 @@ class Step:
         base = "part" if self.base == "part" else "genuine"
         if self.is_scratch:
             return ()
-        if self.name == "detect":
+        if self.name in {"detect", "variants"}:
             return (base, *KINDS)
         if self.name == "part-detect":
             return (base, *(f"part-{kind}" for kind in KINDS))
         if self.name == "gate":
             return (base, *(f"contribution-{kind}" for kind in KINDS))
         return (base,)
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Names of the steps that it does not begin before, where they are run at all: those it needs, and for the gate the
+        models of Fig. 6, which it vets where they are."""
+        return (*self.needs, *(f"part-{kind}" for kind in KINDS)) if self.name == "gate" else self.needs
+
+    def sibling(self, name: str) -> Step:
+        """Of the same architecture and seed."""
+        return Step(self.architecture, self.seed, name)
 
     @property
     def is_scratch(self) -> bool:
@@ -84,6 +94,8 @@ def experiment_steps(experiment: Experiment, architecture: str, settings: Settin
     if experiment == "gate":
         wanted = architecture in CALIBRATED
         return ("part", *(f"contribution-{kind}" for kind in KINDS), "gate") if wanted else ()
+    if experiment == "variants":
+        return ("genuine", *KINDS, "variants")
     return ("genuine", "jpeg")
 
 

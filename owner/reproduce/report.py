@@ -9,7 +9,14 @@ from typing import Any
 
 from common.files import ensure_directory, write_atomically
 from owner.figures import percent
-from owner.reproduce.disagreements import below_the_paper, disagreements, inconsistencies
+from owner.reproduce.disagreements import (
+    ACCURACY_POINTS,
+    SUCCESS_POINTS,
+    below_the_paper,
+    disagreements,
+    improvement_note,
+    inconsistencies,
+)
 from owner.reproduce.paper import TITLES
 from owner.reproduce.records import Record
 from owner.reproduce.results import NOT_RUN, Results, mean
@@ -25,6 +32,7 @@ from owner.reproduce.tables import (
     table_held_out,
     table_honest,
     table_improvement,
+    table_readings,
     table_speed,
 )
 
@@ -36,7 +44,7 @@ def write_report(records: Mapping[Step, Record], settings: Settings, out: Path, 
     """`paper.md` and `paper.json` below `out`. Raises StorageError."""
     ensure_directory(out)
     page, numbers = out / "paper.md", out / "paper.json"
-    write_atomically(page, markdown(Results(records), settings, command=command, drawn=_drawn(out)).encode())
+    write_atomically(page, markdown(Results(records), settings, command=command, drawn=_drawn(out, records)).encode())
     write_atomically(numbers, json.dumps(raw(records, settings, command=command), indent=1).encode() + b"\n")
     return page, numbers
 
@@ -79,7 +87,8 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         *table_2(results, settings),
         "",
         "The same on held-out images of the source class (for PAA stamped), how often the genuine model errs that way by itself, "
-        "and whether the attack took (backdoor: half of them; flip: 20 points of the class's recall):",
+        "and whether the attack took (PAA: at least half of those the genuine model does not take that way by itself; FA: 20 points "
+        "of the class's recall):",
         "",
         *table_held_out(results, settings),
         "",
@@ -92,6 +101,11 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         "",
         *table_honest(results, settings),
         "",
+        "The same under other readings of what the paper leaves open: one M_f for all attacks, and other auto-encoders on the same "
+        "models (experiment `variants`). Each cell: rejected or not, and the deviations as above.",
+        "",
+        *table_readings(results, settings),
+        "",
         *_pictures("Fig. 2: attacked images", drawn.get("examples", [])),
         *_pictures("Fig. 5: error of each test image, six models, threshold of Eq. 4", drawn.get("histograms", [])),
         "## Fig. 6: M of a part of the training set, fine-tuned on all of it",
@@ -101,13 +115,15 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         "",
         *table_improvement(results, settings),
         "",
+        *improvement_note(results),
         *_pictures("", drawn.get("improvement", [])),
         "## The calibrated gate, beside the paper's rule",
         "",
         "Not in the paper. M is trained on a part of the training set, because honest references need images that M has not seen. "
         "*contributor's images*: fine-tuned on unseen images of the contributor's own, as the references are; *whole training set*: "
         "as in the paper, many times longer than any reference, so that the gate's assumption does not hold for the honest one either. "
-        "The gate's decision includes the utility check on the merged model.",
+        "The gate's decision includes the utility check on the merged model. Eq. 4 stands beside it with the guard's own honest "
+        f"fine-tune of {settings.durations('cnn')[0]} epochs as M_f, for models of both durations.",
         "",
         *table_gate(results, settings),
         "",
@@ -115,7 +131,7 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         "",
         "## Where we disagree with the paper",
         "",
-        "Accuracies more than 2 points apart, success more than 20, other verdicts:",
+        f"Accuracies more than {100 * ACCURACY_POINTS:.0f} points apart, success more than {100 * SUCCESS_POINTS:.0f}, other verdicts; after each, what our figures say of its cause:",
         "",
         *(f"- {text}" for text in differs),
         "",
@@ -128,7 +144,7 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         *table_speed(results),
         "",
         "Operations are those of torch's counter for a forward and a backward pass, a multiply-add as two; the peak is the maker's "
-        "for dense bfloat16.",
+        "for dense bfloat16. Rates and minutes are those of the clock, beside whatever else the machine had to do.",
         "",
         "## What it ran on",
         "",
@@ -169,6 +185,8 @@ def _environments(results: Results) -> list[str]:
         text = (
             f"{e['device']}, {e['dtype']}, torch {e['torch']}, torchvision {e['torchvision']}, Python {e['python']}, "
             f"{e['threads']} threads, {'compiled' if e['compiled'] else 'not compiled'}"
+            + (f", one of {e['processes']} processes" if e.get("processes", 1) > 1 else "")
+            + (f" ({e['note']})" if "note" in e else "")
         )
         found.setdefault(text, set()).add(f"{step.architecture} (seed {step.seed})")
     return [f"- {text}: {_listed(cells)}" for text, cells in sorted(found.items())] or [f"- {NOT_RUN}"]
@@ -183,9 +201,12 @@ def _pictures(title: str, names: list[str]) -> list[str]:
     return lines
 
 
-def _drawn(out: Path) -> dict[str, list[str]]:
-    kinds = ("examples", "histograms", "improvement")
-    return {kind: sorted(path.name for path in out.glob(f"paper-{kind}*.png")) for kind in kinds}
+def _drawn(out: Path, records: Mapping[Step, Record]) -> dict[str, list[str]]:
+    """Figures that are there, of what these records are of: another folder's may lie beside them."""
+    names = {"examples": ["paper-examples.png"] if {"flip", "pattern"} <= {step.name for step in records} else []}
+    for kind, name in (("histograms", "detect"), ("improvement", "part-detect")):
+        names[kind] = sorted({f"paper-{kind}-{step.architecture}.png" for step in records if step.name == name})
+    return {kind: [name for name in found if (out / name).exists()] for kind, found in names.items()}
 
 
 def _listed(texts: set[str]) -> str:

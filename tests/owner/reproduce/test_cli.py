@@ -11,6 +11,8 @@ import pytest
 
 from owner.cli.application import run as run_owner
 from owner.reproduce.__main__ import run
+from owner.reproduce.records import Work
+from owner.reproduce.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVICE_ONLY = ("flwr", "grpc", "sqlalchemy", "alembic", "pydantic", "tomlkit", "cryptography", "matplotlib")
@@ -44,6 +46,20 @@ def test_bad_input_is_refused_with_the_way_out(
 def test_a_report_of_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(options(tmp_path / "none", "--stage", "report")) == 20
     assert "holds no results" in capsys.readouterr().err
+
+
+def test_a_new_folder_may_begin_as_another_ones_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Work(tmp_path / "other").open(Settings(dataset="digits", smoke=True))
+    arguments = ["--stage", "report", "--merge", str(tmp_path / "other"), "--out", str(tmp_path / "out")]
+    assert run(options(tmp_path / "new", *arguments)) == 0
+    assert "0 records taken over" in capsys.readouterr().out
+    assert (tmp_path / "out" / "paper.md").exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Work(tmp_path).writing():
+        assert run(options(tmp_path, "--stage", "run", "--stop-after", "0")) == 21
+    assert f"another command (pid {os.getpid()}) is at work" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_plan_says_what_comes_next_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

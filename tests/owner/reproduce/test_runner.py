@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from common.errors import ConfigurationError, ModelError, StorageError
+from common.devices import Compute
+from common.errors import ConfigurationError, ModelError, StorageError, WorkspaceError
 from owner.reproduce.records import Work
 from owner.reproduce.report import raw, write_report
 from owner.reproduce.runner import Runner
@@ -81,6 +84,86 @@ def test_an_interrupted_run_gives_the_same_records(finished: Runner, make_runner
     assert ours == {name: theirs[name] for name in ours}
 
 
+def test_a_second_command_in_the_same_folder_is_refused(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    with runner.work.writing():
+        with pytest.raises(WorkspaceError, match="is at work in"):
+            runner.run(TABLES)
+        with pytest.raises(WorkspaceError, match="is at work in"):
+            runner.work.merge(Work(tmp_path))
+        assert [one.step for one in runner.plan(TABLES)] == TABLES
+
+
+def test_the_seconds_of_an_interrupted_step_are_those_of_all_its_parts(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    step = TABLES[0]
+    runner.work.folder(step).mkdir(parents=True)
+    runner.work.keep_spent(step, 1000.0)
+    runner.run_step(step)
+    record = runner.work.record(step)
+    assert record is not None
+    assert 1000 < record["seconds"] < 1100
+    assert runner.work.spent(step) == 0
+
+
+def test_an_interruption_leaves_the_seconds_that_went_into_the_step(make_runner: MakeRunner, tmp_path: Path) -> None:
+    ticks = itertools.count()
+    runner = make_runner(tmp_path, deadline=0, clock=lambda: next(ticks), checkpoint_seconds=3600)
+    assert not runner.run(TABLES[:1])  # stopped after its only epoch
+    assert runner.work.records() == {}
+    assert runner.work.spent(TABLES[0]) > 0
+
+
+def test_several_steps_at_a_time_are_for_a_cpu(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    with pytest.raises(ConfigurationError, match="would share one cuda"):
+        Runner(
+            SMOKE, runner.images, runner.work, Compute(torch.device("cuda"), torch.float32), parallel=2, progress=False
+        )
+
+
+@pytest.mark.slow
+def test_steps_in_processes_leave_the_same_records(finished: Runner, make_runner: MakeRunner, tmp_path: Path) -> None:
+    told: list[str] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        runner = make_runner(tmp_path, parallel=2, tell=told.append)
+        assert runner.run(TABLES)
+    finally:
+        torch.set_num_threads(before)
+    assert told[0] == "1/5 cnn seed 0 genuine: begun"
+    assert len(told) == 10
+    record = runner.work.record(TABLES[0])
+    assert record is not None
+    assert (record["environment"]["threads"], record["environment"]["processes"]) == (1, 2)
+    for step, found in runner.work.records().items():
+        expected = finished.work.record(step) or {}
+        timeless = TIMES | {"environment"}
+        assert {k: v for k, v in found.items() if k not in timeless} == {
+            k: v for k, v in expected.items() if k not in timeless
+        }, str(step)
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_in_a_process_is_told_as_one_that_diverges_in_this(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    settings = Settings(dataset="digits", smoke=True, learning_rate=100.0)
+    told: list[str] = []
+    runner = make_runner(tmp_path, settings, parallel=2, tell=told.append)
+    with pytest.raises(ModelError, match="diverged"):
+        runner.run(all_steps(["cnn"], [0], ["tables"], settings))
+    assert [line.partition(": ")[2][:6] for line in told] == ["begun", "failed"]
+
+
+@pytest.mark.slow
+def test_processes_stop_when_the_time_is_over(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner = make_runner(tmp_path, parallel=2, deadline=time.monotonic())
+    assert not runner.run(TABLES)
+    assert runner.work.records() == {}
+
+
 def test_other_settings_need_another_folder(make_runner: MakeRunner, tmp_path: Path) -> None:
     make_runner(tmp_path)
     with pytest.raises(ConfigurationError, match=r"fraction 0\.5, now 0\.25"):
@@ -103,6 +186,14 @@ def test_a_damaged_record_is_named(make_runner: MakeRunner, tmp_path: Path) -> N
     runner.work.record_path(TABLES[0]).write_text("{")
     with pytest.raises(StorageError, match=r"genuine\.json"):
         runner.work.records()
+
+
+def test_a_record_in_the_place_of_another_steps_is_named(make_runner: MakeRunner, tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    assert runner.run(TABLES[:1])
+    runner.work.record_path(TABLES[1]).write_bytes(runner.work.record_path(TABLES[0]).read_bytes())
+    with pytest.raises(StorageError, match=r"honest\.json is the record of another step: cnn seed 0 genuine"):
+        Work(tmp_path / "here").merge(runner.work)
 
 
 def test_records_of_another_machine_are_taken_over_and_its_weights_made_anew(
@@ -142,8 +233,34 @@ def test_the_report_lists_verdicts_that_differ_from_the_papers(finished: Runner,
     for name in ("flip-short", "flip-long", "pattern-short", "pattern-long"):
         records[Step("cnn", 0, "detect")]["verdicts"][name]["detected"] = True
     text = write_report(records, SMOKE, tmp_path, command="the command")[0].read_text("utf-8")
-    assert "CNN, PAA 1: detected by us: yes; in the paper not detected." in text
+    line = next(line for line in text.splitlines() if line.startswith("- CNN, PAA 1: detected by us"))
+    assert "detected by us: yes; in the paper not detected." in line
+    assert "deviations from M_f's (1 rejects)" in line
+    assert "9 other readings" in line  # two durations of M_f, seven auto-encoders
     assert "CNN, FA 1: detected by us" not in text
+
+
+def test_an_accuracy_that_differs_is_told_with_what_m_itself_lacks(finished: Runner, tmp_path: Path) -> None:
+    records = copy.deepcopy(finished.work.records())
+    records[Step("cnn", 0, "genuine")]["accuracy"] = 0.80
+    records[Step("cnn", 0, "genuine")]["data"] = "cifar10, a JPEG re-encoding"
+    records[Step("cnn", 0, "jpeg")]["accuracy"] = 0.78
+    records[Step("cnn", 0, "flip")]["models"]["short"]["accuracy"] = 0.79
+    text = write_report(records, SMOKE, tmp_path, command="the command")[0].read_text("utf-8")
+    assert (
+        "accuracy 80.00 %, in the paper 87.15 %. The images are a JPEG re-encoding; one more takes another 2.00" in text
+    )
+    assert "accuracy 79.00 %, in the paper 82.60 %. Against the genuine model -1.00 points, in the paper -4.55" in text
+
+
+def test_figure_6_has_the_papers_accuracies_beside_ours(finished: Runner, tmp_path: Path) -> None:
+    name = {"part", "part-honest", "part-flip", "part-pattern", "part-detect"}
+    records = {Step("resnet18", 0, s.name): r for s, r in finished.work.records().items() if s.name in name}
+    text = write_report(records, SMOKE, tmp_path, command="the command")[0].read_text("utf-8")
+    accuracy = records[Step("resnet18", 0, "part")]["accuracy"]
+    assert f"| ResNet18 | M of the part | {100 * accuracy:.2f} (84.60) |" in text
+    assert "of 1 runs." in text
+    assert "ResNet18, Fig. 6, M of the part: accuracy" in text
 
 
 def test_several_seeds_are_told_with_their_range(finished: Runner, tmp_path: Path) -> None:

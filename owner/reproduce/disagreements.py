@@ -90,15 +90,13 @@ def _of_verdict(results: Results, settings: Settings, name: str, case: str) -> s
     if took := results.measured(name, case, "effective"):
         said += " The attack took." if all(took) else " The attack did not take." if not any(took) else ""
     others = readings(results, settings, name)
-    like = [
-        reading.title
-        for reading in others
-        if (seeds := reading.detected(case)) and all(one == PAPER[name].detected[case] for one in seeds)
-    ]
-    if like:
-        said += f" As in the paper under {len(like)} of {len(others)} other readings: {', '.join(like)}."
-    elif others:
+    like = {one.title: [seed == PAPER[name].detected[case] for seed in one.detected(case)] for one in others}
+    if always := [title for title, seeds in like.items() if seeds and all(seeds)]:
+        said += f" As in the paper under {len(always)} of {len(others)} other readings: {', '.join(always)}."
+    elif others and not any(any(seeds) for seeds in like.values()):
         said += f" The same under all {len(others)} other readings that were tried."
+    elif others:
+        said += f" As in the paper under none of {len(others)} other readings in every seed."
     honest = [v["detected"] for case in HONEST for v in results.verdicts(name, case)]
     if any(honest):
         said += " The rule rejects an honest fine-tune of the other duration too."

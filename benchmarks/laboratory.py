@@ -16,7 +16,7 @@ from common.models import build
 from common.splits import owner_shares
 from common.training import train
 from common.training_options import TrainingOptions
-from common.weights import Weights
+from common.weights import Weights, weights_of
 from contributor.attacks import parse_attack
 from contributor.finetuning import finetune
 from owner.gatekeeper import GuardOptions, HonestPopulation, Triggers
@@ -96,7 +96,7 @@ class Laboratory:
         model = build(self.spec)
         model.load_state_dict(base)
         train(model, examples, options, compute=self.compute, progress=False)
-        return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        return weights_of(model)
 
 
 def laboratory(dataset: str, architecture: str, seed: int) -> Laboratory:
@@ -111,7 +111,7 @@ def laboratory(dataset: str, architecture: str, seed: int) -> Laboratory:
     pool = shares.references
     return Laboratory(
         spec=spec,
-        root={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+        root=weights_of(model),
         triggers=Triggers(shares.trigger_fit, shares.trigger_calibration, shares.evaluation),
         pool=pool,
         others=shares.unclaimed,

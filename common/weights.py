@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import WeightsError
 from common.files import atomic_writer, storage_errors
@@ -50,6 +50,7 @@ __all__ = [
     "load",
     "read_header",
     "save",
+    "weights_of",
 ]
 
 Weights = dict[str, Tensor]
@@ -113,6 +114,18 @@ def digest_of(weights: Mapping[str, Tensor], *, metadata: Mapping[str, str] | No
     for piece in _pieces(weights, metadata or {}, LIMITS):
         hasher.update(piece)
     return hasher.hexdigest()
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """The model's parameters and buffers by name: copies on the CPU, which later training leaves alone.
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> kept = weights_of(model)
+    >>> _ = nn.init.constant_(model.weight, 9.0)
+    >>> bool((kept["weight"] == 9.0).any())
+    False
+    """
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:

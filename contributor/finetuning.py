@@ -19,7 +19,7 @@ from common.model_spec import ModelSpec
 from common.models import build
 from common.training import train
 from common.training_options import TrainingOptions
-from common.weights import Weights
+from common.weights import Weights, weights_of
 from contributor.attacks import Attack
 
 
@@ -88,7 +88,7 @@ def finetune(
         label="fine-tuning",
         hooks=hooks,
     )
-    tuned = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    tuned = weights_of(model)
     if attack is not None:
         origin = {name: base[name].cpu() for name in tuned}
         tuned = attack.corrupt(origin, tuned, _generator(options, "corrupt"))

@@ -22,7 +22,7 @@ from common.errors import GuardError
 from common.examples import Examples
 from common.progress import progress_bar
 from common.training_options import TrainingOptions
-from common.weights import Weights
+from common.weights import Weights, weights_of
 from owner.federated.thresholds import Cut
 from owner.gatekeeper import GuardOptions
 from owner.gatekeeper.fine_tunes import FineTunes
@@ -108,6 +108,6 @@ def honest_references(
     with progress_bar("honest references", len(numbers), shown=progress) as advance:
         for number in numbers:
             tuned, _, _ = tunes.make(number, head=head)
-            made.append({name: tensor.detach().cpu().clone() for name, tensor in tuned.state_dict().items()})
+            made.append(weights_of(tuned))
             advance(1, "")
     return made

@@ -17,7 +17,7 @@ from torch import nn
 
 from common.devices import Compute, choose_compute
 from common.errors import GuardError
-from common.weights import Weights, layout_of
+from common.weights import Weights, layout_of, weights_of
 from owner.federated.alone import AgainstReferences, Finding, honest_references
 from owner.federated.choosing import choose_strategy, guard_options
 from owner.federated.config import DETECTORS, FederationConfig
@@ -55,7 +55,7 @@ class Incremental:
         config = self.config
         self.compute = choose_compute(config.device, config.precision)
         self.model = initial_model(config, compute=self.compute, progress=self.progress)
-        self.release = _weights(self.model)
+        self.release = weights_of(self.model)
         shares, honest = config.shares(), None
         if config.strategy in ("spectral-vae", "fedcvae"):
             # Learnt from other references than those it is compared with.
@@ -181,7 +181,3 @@ def _vetted(guard: Gatekeeper, submission: Weights, utility: UtilityLimits | Non
         verdict.p_value,
         seconds=time.perf_counter() - started,
     )
-
-
-def _weights(model: nn.Module) -> Weights:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

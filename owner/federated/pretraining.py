@@ -21,7 +21,7 @@ from common.progress import progress_bar
 from common.randomness import derived_seed, generator
 from common.training import train
 from common.training_options import TrainingOptions
-from common.weights import Weights
+from common.weights import Weights, weights_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def honest_rounds(
     size = round(share * len(public))
     if not 0 < size <= len(public):
         raise GuardError(f"a share of {share:g} of {len(public)} public examples is nobody's data")
-    base = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    base = weights_of(model)
     found: list[tuple[Weights, ...]] = []
     with progress_bar("honest updates on public data", rounds * contributors, shown=progress) as advance:
         for number in range(1, rounds + 1):
@@ -73,7 +73,7 @@ def honest_rounds(
                 worker.load_state_dict(base)
                 mine = dataclasses.replace(options, seed=derived_seed(seed, purpose))
                 train(worker, public.take(chosen), mine, compute=compute, progress=False)
-                updates.append({name: t.detach().cpu().clone() for name, t in worker.state_dict().items()})
+                updates.append(weights_of(worker))
                 advance(1, f"round {number} of {rounds}")
             found.append(tuple(updates))
             base = mean_of(updates)

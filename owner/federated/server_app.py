@@ -12,7 +12,7 @@ from torch import nn
 
 from common.devices import Compute, choose_compute
 from common.evaluation import evaluate
-from common.weights import Weights
+from common.weights import Weights, weights_of
 from owner.federated.choosing import choose_strategy
 from owner.federated.config import FederationConfig
 from owner.federated.memory import digest_of, memory
@@ -66,7 +66,7 @@ class Server:
 
     def run(self, grid: Grid) -> FederationResult:
         started = time.perf_counter()
-        initial: Weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        initial: Weights = weights_of(self.model)
         accuracies: dict[int, float] = {}
         result = self.strategy.start(
             grid=grid,

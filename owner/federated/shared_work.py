@@ -18,7 +18,7 @@ from common.federation import FederatedTask
 from common.models import build
 from common.randomness import derived_seed
 from common.training import train
-from common.weights import Weights
+from common.weights import Weights, weights_of
 from owner.federated.config import FederationConfig
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.pretraining import HonestRounds, honest_rounds
@@ -84,7 +84,7 @@ def _release(task: FederatedTask, epochs: int, progress: bool | None) -> Weights
         options = dataclasses.replace(task.training(0, 0), epochs=epochs, schedule="one-cycle")
         compute = choose_compute(task.device, task.precision)
         train(model, task.shares().train, options, compute=compute, progress=progress, label="the release")
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return weights_of(model)
 
 
 # One: of a large model they are hundreds of megabytes.

@@ -17,7 +17,7 @@ from common.evaluation import Evaluation
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.training_options import TrainingOptions
-from common.weights import Weights, layout_of
+from common.weights import Weights, layout_of, weights_of
 from owner.detectors import Detector, Evidence
 from owner.gatekeeper.calibrating import calibrate
 from owner.gatekeeper.escalation import Escalation, escalation_path, gradient_evidence, standing
@@ -72,7 +72,7 @@ class Gatekeeper:
         references_pool, directory: for calibrating the escalation tier. escalation: the tier, where it is calibrated.
         """
         self._model = copy.deepcopy(model)
-        self.release: Weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+        self.release: Weights = weights_of(model)
         self.guard = guard.with_release(self.release)
         self.layout = layout_of(self.release)
         self.evaluation = guard.evaluation

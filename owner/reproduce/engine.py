@@ -20,6 +20,7 @@ from common.models import build
 from common.training import TrainingReport, train
 from common.training_hooks import TrainingHooks
 from common.training_options import TrainingOptions
+from common.weights import weights_of
 
 Compile = Literal["auto", "on", "off"]
 
@@ -80,7 +81,7 @@ class Engine:
         self.model.load_state_dict(dict(weights))
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return weights_of(self.model)
 
     def train(
         self,

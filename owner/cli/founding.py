@@ -237,8 +237,10 @@ def protect(
 
 def _origin(provenance: dict[str, Any]) -> str:
     if "transplanted_from" in provenance:
+        afresh = provenance.get("trained_afresh", 0)
         return (
             f"moved from the release with weights {short(provenance['transplanted_from'])}, generation {provenance['generation']}: it "
             f"is {number(provenance['news'])} median fine-tunes away, {number(provenance['total_news'])} since they were trained"
+            + (f"; {afresh} of no use here trained afresh" if afresh else "")
         )
     return f"trained: {provenance['trained']}"

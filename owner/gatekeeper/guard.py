@@ -50,7 +50,7 @@ class Guard:
     release_probes: what M shows on the inputs that detectors of probes make, so that vetting never runs M on them.
     release_weights: M itself. Not stored with the guard: `with_release` hands it in.
     provenance: nothing for references trained on this release; else of which release they were transplanted, on which they were
-        trained, the generation and the news (`owner.gatekeeper.transplants`).
+        trained, the generation and the news, and how many were trained on this one after all (`owner.gatekeeper.transplants`).
     key: digest of all that decides a reference's scores; references of equal keys may be exchanged between guards.
     """
 

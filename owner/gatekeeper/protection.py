@@ -64,7 +64,8 @@ class Protection:
     keep: bool = False
     """Keep the weights of every fine-tune in `kept_in`; for that `fit` needs a directory."""
     transplants: Transplants | None = None
-    """Fine-tunes of an earlier release that are moved to this one instead of training any."""
+    """Fine-tunes of an earlier release that are moved to this one instead of training any. One that does not score finitely here is
+    trained all the same."""
 
     def fit(
         self,
@@ -126,7 +127,9 @@ class Protection:
             fitting=tuple(references["fitting"]),
             release_probes=dict(ready.release.probed),
             key=ready.key,
-            provenance=self.transplants.provenance if self.transplants else {},
+            provenance=self.transplants.provenance_of([r.plan for part in references.values() for r in part])
+            if self.transplants
+            else {},
         )
 
     def assist(self, directory: Path, share: Share) -> None:
@@ -242,9 +245,9 @@ class Protection:
             model = copy.deepcopy(self.model)
             model.load_state_dict(weights)
             scored = self._scored(model, plan, ready)
-            if scored is None:
-                raise GuardError(f"fine-tune {k} ({part}), moved to this release, does not score finitely")
-            return self._keep(scored, model, part, k, ready.kept)
+            if scored is not None:
+                return self._keep(scored, model, part, k, ready.kept)
+            # Of no use on this release; it is trained, as if it had not been kept.
         number = number_of(part, k)
         attempts = 1 if number == OWNER else _ATTEMPTS
         cause: ModelError | None = None

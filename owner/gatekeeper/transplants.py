@@ -2,7 +2,8 @@
 
 The reference theta_k of the old release M_old is an update: delta_k = theta_k - M_old. Where the new release M_new is near, an
 honest contributor's update of it is much the same, and M_new + delta_k stands in for the fine-tune that was not made. Detectors are
-fitted on M_new all the same, and every transplanted reference is scored against it: only the training is saved.
+fitted on M_new all the same, and every transplanted reference is scored against it: only the training is saved. One whose scores
+are not finite is trained after all; its plan has no generation, and the guard's provenance counts it.
 
 That honest contributors are exchangeable with these is an approximation, which gets worse with the news. So a release counts as
 small news up to a limit of
@@ -16,7 +17,7 @@ small steps are no nearer than a large one. And only so many transplants may fol
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -94,7 +95,8 @@ class Transplants:
 
     old: the release they are fine-tunes of, by name of tensor. old_sha256: its digest. trained_on: of the release they were really
     trained on. generation: 1 where that is `old` itself, one more for each transplant before. news: of the release they are moved
-    to. total_news: the sum of it and of the news of every transplant before, at least as much as all of these together moved.
+    to. total_news: the sum of it and of the news of every transplant before, at least as much as all of these together moved. Those
+    that were trained on a release in between have moved less than these say; each plan has its own generation.
     """
 
     kept: KeptReferences
@@ -115,12 +117,17 @@ class Transplants:
             "total_news": self.total_news,
         }
 
+    def provenance_of(self, plans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Of a guard whose fine-tunes have these plans: with how many of them were trained on its own release."""
+        afresh = sum("generation" not in plan for plan in plans)
+        return self.provenance | ({"trained_afresh": afresh} if afresh else {})
+
     def onto(self, new: Mapping[str, Tensor], part: Part, k: int) -> tuple[Weights, dict[str, Any]]:
         """The k-th fine-tune of a part, moved to `new`, and its plan. Raises GuardError."""
         weights, plan = self.kept.read(part, k)
         if set(weights) != set(new):
             raise GuardError(f"the fine-tunes kept in {self.kept.path} are of another model")
-        return transplant(weights, self.old, new), {**plan, "generation": self.generation}
+        return transplant(weights, self.old, new), {**plan, "generation": plan.get("generation", 0) + 1}
 
 
 def measure_news(old: Mapping[str, Tensor], new: Mapping[str, Tensor], kept: KeptReferences, calibrating: int) -> float:

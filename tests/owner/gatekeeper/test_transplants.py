@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -158,8 +159,6 @@ def test_fresh_replaces_a_transplanted_guard_by_a_trained_one(job: FittingJob) -
 
 @pytest.mark.parametrize("name", ["owner", "0002"])
 def test_a_damaged_fine_tune_is_not_transplanted(old: FittingJob, job: FittingJob, tmp_path: Path, name: str) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(old.directory, copy)
     path = copy / KEPT / f"{name}.safetensors"
@@ -173,3 +172,29 @@ def test_without_the_option_nothing_is_kept(old: FittingJob, tmp_path: Path) -> 
     )
     fit(plain, progress=False)
     assert not (plain.directory / KEPT).exists()
+
+
+def test_a_fine_tune_that_does_not_score_finitely_on_the_new_release_is_trained_on_it(
+    old: FittingJob, job: FittingJob, tmp_path: Path
+) -> None:
+    parent = Path(shutil.copytree(old.directory, tmp_path / "parent"))
+    kept = KeptReferences(parent / KEPT)
+    weights, plan = kept.read("calibrating", 2)
+    kept.write("calibrating", 2, {name: 1e30 * tensor for name, tensor in weights.items()}, plan)
+    job = dataclasses.replace(job, parent_guard=parent)
+    guard = fit(job, progress=False)
+
+    assert guard.provenance["trained_afresh"] == 1
+    assert [r.plan.get("generation") for r in guard.references] == [1, 1, None, 1, 1]
+    trained = fit(dataclasses.replace(job, fresh=True, directory=tmp_path / "trained"), progress=False)
+    assert guard.references[2].scores == trained.references[2].scores
+    assert Guard.load(job.directory).provenance == guard.provenance
+
+    # The guard after it: the news of all counts for it too, and its plan tells how often it was moved itself.
+    back = dataclasses.replace(
+        job, parent_guard=job.directory, parent_weights=job.weights, weights=old.weights, directory=tmp_path / "third"
+    )
+    third = fit(back, progress=False)
+    assert [r.plan["generation"] for r in third.references] == [2, 2, 1, 2, 2]
+    assert third.provenance["total_news"] > guard.provenance["total_news"]
+    assert "trained_afresh" not in third.provenance

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import GuardNotReadyError, LedgerError, RevokedError
 from common.identity.keys import SigningKey
+from common.receipts import Receipt
 from owner import releases
 from owner.admission import admit
 from owner.e_process import judge_history
@@ -191,10 +192,11 @@ def accept(
     verdict: Verdict,
     *,
     merged: Path | None = None,
+    instead_of: Receipt | None = None,
 ) -> Release:
     """Publish the submission's merged weights (`would_be.safetensors`, or the file `merged`) as the release after `current`, and
-    write the verdict that accepts it, in one transaction. Raises StaleMergeError, RevokedError, LedgerError where it was decided
-    meanwhile; nothing has been written then."""
+    write the verdict that accepts it, in one transaction; instead_of: as in `Store.decide`. Raises StaleMergeError, RevokedError,
+    LedgerError where it was decided meanwhile; nothing has been written then."""
     merged = merged or workspace.submission(submission.id).would_be
     with workspace.publishing():
         if store.current().id != current.id:
@@ -217,6 +219,7 @@ def accept(
                 SubmissionState.ACCEPTED,
                 verdict.to_json(),
                 release=(prepared.manifest, prepared.signature),
+                instead_of=instead_of,
             )
         except BaseException:
             # A commit may have gone through although its caller was told otherwise; then the files belong to a release.

@@ -7,12 +7,15 @@ look runs in the vetting process, which has.
 
 from __future__ import annotations
 
-from common.errors import LedgerError, RevokedError
+from contextlib import suppress
+
+from common.errors import RevokedError
 from common.identity.keys import SigningKey
 from owner.assessment import StaleMergeError, accept, vet, without_second_look
 from owner.gatekeeper.supervisor import VettingWorker
 from owner.gatekeeper.verdict import Verdict
 from owner.ledger.records import GuardState, Release, Submission, SubmissionState
+from owner.ledger.states import DecidedMeanwhileError
 from owner.ledger.store import Store
 from owner.settings import OwnerSettings
 from owner.suspicions import AWAITING, ESCALATED, is_awaiting
@@ -47,12 +50,11 @@ class AwaitingEscalation:
 
 
 def leave_to_person(store: Store, submission: Submission, why: str) -> None:
-    """Record that the tier will not look at a waiting submission; it stays in quarantine. What a person decided meanwhile stands."""
-    try:
-        store.decide(submission.id, SubmissionState.QUARANTINED, _left(submission, why).to_json())
-    except LedgerError:
-        if store.submission(submission.id).state is SubmissionState.QUARANTINED:
-            raise
+    """Record that the tier will not look at a waiting submission; it stays in quarantine. What was decided meanwhile, by whomever,
+    stands."""
+    left = _left(submission, why).to_json()
+    with suppress(DecidedMeanwhileError):
+        store.decide(submission.id, SubmissionState.QUARANTINED, left, instead_of=submission.verdict_receipt)
 
 
 def look_again(
@@ -67,11 +69,11 @@ def look_again(
     acceptance makes. Blocks for seconds.
 
     Only the tier moves it: where anything else has come up since, or the tier gave no answer in time, it stays in quarantine for
-    a person, and the verdict says why. What a person decides meanwhile stands.
+    a person, and the verdict says why. What is decided meanwhile, by whomever, stands.
 
     Raises what `vet` raises.
     """
-    merged = workspace.work / LEFTOVERS.replace("*", submission.id[:12])
+    merged, first = workspace.work / LEFTOVERS.replace("*", submission.id[:12]), submission.verdict_receipt
     try:
         while True:
             current = store.current()
@@ -80,15 +82,25 @@ def look_again(
             )
             try:
                 if verdict.accepted:
-                    return accept(workspace, store, signing_key, settings, submission, current, verdict, merged=merged)
-                store.decide(submission.id, SubmissionState(verdict.decision.value), verdict.to_json())
+                    return accept(
+                        workspace,
+                        store,
+                        signing_key,
+                        settings,
+                        submission,
+                        current,
+                        verdict,
+                        merged=merged,
+                        instead_of=first,
+                    )
+                decision = SubmissionState(verdict.decision.value)
+                store.decide(submission.id, decision, verdict.to_json(), instead_of=first)
             except StaleMergeError:
                 continue
             except RevokedError as error:
                 leave_to_person(store, submission, f"not accepted: {error.message}")
-            except LedgerError:
-                if store.submission(submission.id).state is SubmissionState.QUARANTINED:
-                    raise
+            except DecidedMeanwhileError:
+                pass
             return None
     finally:
         merged.unlink(missing_ok=True)

@@ -34,6 +34,10 @@ DECIDED: Final = frozenset({_S.ACCEPTED, _S.REJECTED, _S.QUARANTINED})
 UNCOMMITTED: Final = frozenset({_S.UPLOADING, _S.EXPIRED})
 
 
+class DecidedMeanwhileError(LedgerError):
+    """The verdict that another was to take the place of no longer stands."""
+
+
 def check_move(submission: str, old: SubmissionState, new: SubmissionState) -> None:
     """Raises LedgerError where a submission may not go from `old` to `new`.
 

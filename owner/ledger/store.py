@@ -339,16 +339,18 @@ class Store:
         verdict: Mapping[str, Any],
         *,
         release: tuple[bytes, bytes] | None = None,
+        instead_of: Receipt | None = None,
     ) -> tuple[Submission, Release | None, Receipt]:
         """The verdict, and with `accepted` the new release (manifest, signature), in one transaction or not at all.
 
         verdict: JSON of at most 4 MiB, without NaN; its digest goes into the entry, with its codes and p-value. Asked again
-        with the same verdict, gives the same answer. Raises LedgerError for a move the state machine does not have, and where
-        the current release is no longer the parent of `release`; RevokedError for an acceptance, by whomever, of what a
-        contributor handed in who has been revoked since.
+        with the same verdict, gives the same answer. instead_of: the receipt of the verdict whose place it is to take, and of no
+        other. Raises LedgerError for a move the state machine does not have, and where the current release is no longer the parent
+        of `release`; DecidedMeanwhileError where `instead_of` is no longer the latest; RevokedError for an acceptance, by whomever,
+        of what a contributor handed in who has been revoked since.
         """
         with self._write() as tx:
-            return submission_records.decide(tx, identifier, SubmissionState(state), verdict, release)
+            return submission_records.decide(tx, identifier, SubmissionState(state), verdict, release, instead_of)
 
     def expire_upload(self, identifier: str, code: str, detail: str) -> Submission:
         """uploading -> expired, and why; final, a contributor begins anew with a fresh nonce."""

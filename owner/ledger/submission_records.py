@@ -28,7 +28,7 @@ from owner.ledger.records import (
     shown,
 )
 from owner.ledger.refusal_records import code_of
-from owner.ledger.states import DECIDED, FINAL, check_move
+from owner.ledger.states import DECIDED, FINAL, DecidedMeanwhileError, check_move
 from owner.ledger.tables import ReleaseRow, SubmissionRow, VerdictRow
 from owner.ledger.transaction import Transaction
 
@@ -165,6 +165,7 @@ def decide(
     state: SubmissionState,
     verdict: Mapping[str, Any],
     release: tuple[bytes, bytes] | None,
+    instead_of: Receipt | None,
 ) -> tuple[Submission, Release | None, Receipt]:
     row = _find(tx.session, identifier)
     if state not in DECIDED:
@@ -173,6 +174,11 @@ def decide(
     digest = hashlib.sha256(text.encode()).hexdigest()
     if row.state == state and row.verdict_receipt is not None and _verdict(tx.session, row) == text:
         return to_submission(tx.session, row), _release_of(tx.session, row.id), Receipt.from_bytes(row.verdict_receipt)
+    if instead_of is not None and row.verdict_receipt != instead_of.to_bytes():
+        raise DecidedMeanwhileError(
+            f"submission {row.id[:12]} has been decided anew meanwhile; it is {row.state}",
+            hint="look at it again before another decision",
+        )
     if (release is not None) != (state is SubmissionState.ACCEPTED):
         raise LedgerError(
             f"submission {row.id[:12]}: a release goes with an accepted submission and with no other",

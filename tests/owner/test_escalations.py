@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from common.weights import Weights
 from owner import housekeeping
 from owner.assessment import accept, vet
 from owner.e_process import HistoryFinding
+from owner.escalations import leave_to_person
 from owner.gatekeeper.decision import interrupted
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -240,6 +242,39 @@ def test_what_a_person_decides_during_a_second_look_stands(calibrated: Office, a
     assert {path.name for path in calibrated.workspace.releases.iterdir()} == {current.id}
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+def test_what_is_left_to_a_person_during_a_second_look_stays_left(
+    calibrated: Office, ada: Contributor, accepted: bool
+) -> None:
+    submission = waiting(ada)
+
+    def meanwhile(found: Verdict) -> Verdict:
+        leave_to_person(calibrated.store, submission, "its base was rolled back")
+        return found if accepted else Verdict(Decision.REJECTED, found.checks, ("ESCALATION",))
+
+    run(calibrated, Second(meanwhile))
+    assert decisions(calibrated, submission) == ["quarantined", "quarantined"]
+    assert tier_check(calibrated, submission).detail == "its base was rolled back"
+    assert list(calibrated.workspace.work.glob("*")) == []
+
+
+def test_of_two_who_leave_it_to_a_person_at_once_one_writes(office: Office, ada: Contributor) -> None:
+    submission = waiting(ada)
+    both = threading.Barrier(2)
+
+    def leave(why: str) -> None:
+        both.wait()
+        leave_to_person(office.store, submission, why)
+
+    threads = [threading.Thread(target=leave, args=(why,)) for why in ("the tier was given up", "the base is too old")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert decisions(office, submission) == ["quarantined", "quarantined"]
+    assert office.store.verify().ok
+
+
 def test_a_guard_that_is_waited_for_comes_before_a_calibration_that_runs(
     office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -269,8 +304,7 @@ def waiting(contributor: Contributor, base: Release | None = None) -> Submission
     store.claim()
     check = Check("escalation", Decision.QUARANTINED, code="AWAITING_ESCALATION")
     verdict = Verdict(Decision.QUARANTINED, (check,), ("AWAITING_ESCALATION",))
-    store.decide(submission.id, SubmissionState.QUARANTINED, verdict.to_json())
-    return submission
+    return store.decide(submission.id, SubmissionState.QUARANTINED, verdict.to_json())[0]
 
 
 def published(office: Office, contributor: Contributor) -> Release:

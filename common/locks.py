@@ -16,29 +16,46 @@ POLL_SECONDS = 0.05
 
 
 @contextmanager
-def lock_held(path: Path, *, in_use: Callable[[str], PortierError], wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock that the file `path` stands for; the file names the process that holds it, and stays.
+def lock_held(
+    path: Path, *, in_use: Callable[[str], PortierError], wait_seconds: float = 0.0, stays: bool = True
+) -> Iterator[None]:
+    """Hold the lock that the file `path` stands for, which names the process that holds it.
 
     in_use: the error to raise where the lock is not free within `wait_seconds`, given that process's id ("unknown" where it has
         not yet written it).
+    stays: keep the file afterwards; else it is removed, unless its holder is killed. All who use one lock say the same.
     Raises StorageError where the file cannot be opened.
     """
     ensure_directory(path.parent)
-    with storage_errors("open the lock", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + wait_seconds
-        while True:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        with storage_errors("open the lock", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
                     raise in_use(holder) from None
                 time.sleep(POLL_SECONDS)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+                continue
+            if not _stands_at(path, descriptor):
+                continue  # its holder has removed it since it was opened
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            try:
+                yield
+            finally:
+                if not stays:
+                    path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _stands_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

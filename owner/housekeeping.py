@@ -12,6 +12,7 @@ from pathlib import Path
 from common import timestamps
 from common.errors import LedgerError
 from owner.assessment import with_check
+from owner.gatekeeper import guard_files
 from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.ledger.records import GuardState, Submission, SubmissionState
 from owner.ledger.store import Store
@@ -119,8 +120,8 @@ def _remove_guard(workspace: Workspace, store: Store, release: str) -> None:
     # The state first: a crash in between leaves files nobody uses, never a promise without files.
     store.set_guard_state(release, GuardState.MISSING)
     guard = workspace.release(release).guard
-    # What was left half-written goes before the guard, in whose place it would be put (`guard_files.settle`).
-    for path in (*guard.parent.glob(f".{guard.name}-*"), guard, *guard.parent.glob(f"{guard.name}.*work")):
+    guard_files.remove(guard)
+    for path in guard.parent.glob(f"{guard.name}.*work"):
         shutil.rmtree(path, ignore_errors=True)
     workspace.release(release).escalation.unlink(missing_ok=True)
 

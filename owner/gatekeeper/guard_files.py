@@ -19,6 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from common.devices import Compute
 from common.errors import ConfigurationError, GuardError, GuardMismatchError, WireError
 from common.examples import Examples
 from common.files import ensure_directory, read_bounded, storage_errors, sync_directory, write_atomically
+from common.locks import lock_held
 from common.model_spec import ModelSpec
 from common.training_options import TrainingOptions
 from common.weights import Weights, digest_of
@@ -45,16 +47,21 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _JSON_LIMIT = 64 << 20
+_WAIT_SECONDS = 60.0
+"""For another process that writes the same guard."""
 
 
 def write(guard: Guard, directory: Path, kept: Iterable[Path] = ()) -> None:
     """`directory` is whole afterwards, or as it was before; after a kill, once it was `settle`d. kept: as in `Guard.save`.
 
-    Raises StorageError.
+    Raises StorageError, GuardError where another process is still writing it.
     """
-    directory = Path(directory)
-    ensure_directory(directory.parent)
-    settle(directory)
+    with _alone(Path(directory), wait_seconds=_WAIT_SECONDS):
+        _settle(Path(directory))
+        _write(guard, Path(directory), kept)
+
+
+def _write(guard: Guard, directory: Path, kept: Iterable[Path]) -> None:
     with storage_errors("write the guard", directory):
         unfinished = _beside(directory)
     try:
@@ -77,8 +84,29 @@ def write(guard: Guard, directory: Path, kept: Iterable[Path] = ()) -> None:
 
 
 def _beside(directory: Path) -> Path:
-    """A new folder next to `directory`, named after it and after this process."""
-    return Path(tempfile.mkdtemp(prefix=f".{directory.name}-{os.getpid()}-", dir=directory.parent))
+    """A new folder next to `directory`, named after it."""
+    return Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+
+
+def _left_beside(directory: Path) -> list[Path]:
+    # All of the name: `.guard-2-abc` belongs to the guard in `guard-2`.
+    name = re.compile(rf"\.{re.escape(directory.name)}-\w+")
+    return [path for path in directory.parent.glob(".*") if name.fullmatch(path.name)]
+
+
+def _alone(directory: Path, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+    """Held while anything is written beside `directory`: what lies there is of processes that were killed, in whichever container
+    or on whichever machine."""
+
+    def in_use(holder: str) -> GuardError:
+        return _WrittenNowError(f"another process (pid {holder}) is writing the guard in {directory}")
+
+    path = directory.with_name(f".{directory.name}.lock")
+    return lock_held(path, in_use=in_use, wait_seconds=wait_seconds, stays=False)
+
+
+class _WrittenNowError(GuardError):
+    pass
 
 
 def _take_over(folders: Iterable[Path], target: Path) -> None:
@@ -95,10 +123,24 @@ def _take_over(folders: Iterable[Path], target: Path) -> None:
 
 def settle(directory: Path) -> None:
     """Finish or remove what processes killed while they wrote the guard in `directory` have left: where there is none now, the
-    newest whole one of theirs takes its place. Raises StorageError.
+    newest whole one of theirs takes its place. Nothing while a process writes it, which has done so itself. Raises StorageError.
     """
+    if _left_beside(directory):
+        with suppress(_WrittenNowError), _alone(directory):
+            _settle(directory)
+
+
+def remove(directory: Path) -> None:
+    """The guard in `directory`, and what processes killed while they wrote it have left. Raises as `write` does."""
+    with _alone(directory, wait_seconds=_WAIT_SECONDS):
+        # Half-written ones first: `settle` would put one in its place.
+        for path in (*_left_beside(directory), directory):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _settle(directory: Path) -> None:
     with storage_errors("tidy up beside the guard", directory):
-        left = [path for path in directory.parent.glob(".*") if _is_of_the_dead(path, directory)]
+        left = _left_beside(directory)
         # guard.json is written last.
         whole = [path for path in left if (path / "guard.json").is_file()]
         if whole and not directory.exists():
@@ -108,23 +150,6 @@ def settle(directory: Path) -> None:
             sync_directory(directory.parent)
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_of_the_dead(path: Path, directory: Path) -> bool:
-    # All of the name: `.guard-2-345-abc` belongs to the guard in `guard-2`, and is no affair of process 2.
-    found = re.fullmatch(rf"\.{re.escape(directory.name)}-([0-9]+)-\w+", path.name)
-    # Its own number is that of one before it: in containers numbers come again.
-    return found is not None and (int(found[1]) == os.getpid() or not _runs(int(found[1])))
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def read(directory: Path) -> dict[str, Any]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from common.errors import PortierError, StorageError
 from common.locks import lock_held
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.locks.POLL_SECONDS", 0.0005)
 
 
 def in_use(holder: str) -> PortierError:
@@ -35,3 +42,24 @@ def test_a_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(StorageError, match="open the lock"), lock_held(tmp_path / "lock", in_use=in_use):
         pass
+
+
+def test_a_lock_that_does_not_stay_leaves_no_file_and_is_one_lock_all_the_same(tmp_path: Path) -> None:
+    inside, most = 0, 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(50):
+            with lock_held(tmp_path / "lock", in_use=in_use, wait_seconds=60.0, stays=False):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.0002)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert list(tmp_path.iterdir()) == []

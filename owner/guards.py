@@ -239,7 +239,7 @@ class GuardKeeper:
                 await asyncio.wait_for(stop.wait(), POLL_SECONDS)
 
     async def _fit(self, release: Release, stop: asyncio.Event) -> None:
-        with self._workspace.lock("guard", wait_seconds=0.0):
+        with self._workspace.fitting(release.id, release.parent):
             log.info("fitting the guard of release %d (%s)", release.number, release.id[:12])
             await asyncio.to_thread(self._store.set_guard_state, release.id, GuardState.FITTING)
             state, error = GuardState.MISSING, None
@@ -255,7 +255,7 @@ class GuardKeeper:
                 await asyncio.to_thread(self._store.set_guard_state, release.id, state, error=error, made=made)
 
     async def _calibrate(self, release: Release, stop: asyncio.Event) -> None:
-        with self._workspace.lock("guard", wait_seconds=0.0):
+        with self._workspace.fitting(release.id):
             log.info("calibrating the escalation tier of release %d (%s)", release.number, release.id[:12])
             give_way = asyncio.Event()
             watching = asyncio.create_task(self._give_way(give_way, stop))

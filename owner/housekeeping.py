@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from common import timestamps
-from common.errors import LedgerError
+from common.errors import LedgerError, WorkspaceError
 from owner.assessment import with_check
 from owner.gatekeeper import guard_files
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -24,11 +24,13 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True)
 class Pruned:
-    """Whose weights were removed, and how many bytes that freed."""
+    """Whose weights were removed, and how many bytes that freed. guards_in_use: of releases whose guard would have been removed, were
+    it not being fitted, or the next one from it."""
 
     submissions: tuple[str, ...]
     guards: tuple[str, ...]
     bytes: int
+    guards_in_use: tuple[str, ...] = ()
 
 
 def expire_quarantine(store: Store, settings: OwnerSettings, *, clock: Clock = timestamps.now) -> list[str]:
@@ -65,16 +67,22 @@ def prune(
 ) -> Pruned:
     """Remove the weights of submissions rejected or expired longer ago than `older_than`, of accepted ones (the release
     holds what came of them), and the guards of releases that are no base any more. Ledger entries, manifests and
-    verdicts stay; so do all releases, for `rollback` needs them.
-
-    Raises WorkspaceError, before anything is removed, where guards would go while a process writes one: it might be of them.
+    verdicts stay; so do all releases, for `rollback` needs them. So does a guard that a process fits, or takes fine-tunes from,
+    at this moment.
     """
-    limit = clock() - older_than
-    unneeded = _unneeded_guards(workspace, store, settings, limit)
-    freed = sum(path.stat().st_size for guard in unneeded for path in _guard_files(workspace, guard))
-    with nullcontext() if dry_run or not unneeded else workspace.lock("guard"):
-        for release in () if dry_run else unneeded:
-            _remove_guard(workspace, store, release)
+    limit, freed = clock() - older_than, 0
+    guards, in_use = [], []
+    for release in _unneeded_guards(workspace, store, settings, limit):
+        with ExitStack() as held:
+            try:
+                held.enter_context(workspace.guard_in_use(release))
+            except WorkspaceError:
+                in_use.append(release)
+                continue
+            freed += sum(path.stat().st_size for path in _guard_files(workspace, release))
+            guards.append(release)
+            if not dry_run:
+                _remove_guard(workspace, store, release)
     pruned = []
     for submission in store.submissions():
         if submission.pruned is not None or not _prunable(submission, limit):
@@ -87,7 +95,7 @@ def prune(
             for path in found:
                 path.unlink(missing_ok=True)
             store.mark_pruned(submission.id)
-    return Pruned(tuple(pruned), tuple(unneeded), freed)
+    return Pruned(tuple(pruned), tuple(guards), freed, tuple(in_use))
 
 
 def _unneeded_guards(workspace: Workspace, store: Store, settings: OwnerSettings, limit: datetime) -> list[str]:

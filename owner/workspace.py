@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,8 +195,8 @@ class Workspace:
         return self.locks / "ports.json"
 
     @contextmanager
-    def lock(self, name: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Hold the lock `name` (`serve`, `train`, ...); it goes with the process, however that ends.
+    def lock(self, name: str, *, wait_seconds: float = 0.0, stays: bool = True) -> Iterator[None]:
+        """Hold the lock `name` (`serve`, `train`, ...); it goes with the process, however that ends. stays: as in `lock_held`.
 
         Raises WorkspaceError, naming the process that holds it, where it is not free within `wait_seconds`.
         """
@@ -207,7 +207,24 @@ class Workspace:
                 hint="wait for it to end, or stop it",
             )
 
-        with lock_held(self.locks / f"{name}.lock", in_use=in_use, wait_seconds=wait_seconds):
+        with lock_held(self.locks / f"{name}.lock", in_use=in_use, wait_seconds=wait_seconds, stays=stays):
+            yield
+
+    @contextmanager
+    def guard_in_use(self, release: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Held by whoever writes, reads or removes the guard of `release` as a process of its own; raises as `lock` does."""
+        with self.lock(f"guard-{_checked(release)[:12]}", wait_seconds=wait_seconds, stays=False):
+            yield
+
+    @contextmanager
+    def fitting(self, *releases: str | None, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Held by whoever fits a guard or its escalation tier, one at a time. releases: whose guards it writes or takes fine-tunes
+        from. wait_seconds: for `prune` to be done with them. Raises as `lock` does."""
+        with ExitStack() as held:
+            held.enter_context(self.lock("guard"))
+            for release in releases:
+                if release is not None:
+                    held.enter_context(self.guard_in_use(release, wait_seconds=wait_seconds))
             yield
 
     @contextmanager

@@ -121,8 +121,7 @@ def prune(
 
     Releases stay, for `rollback`. So do manifests, verdicts and ledger entries: what was handed in, by whom, with which
     digest and what came of it can still be shown. A release that `rollback` goes back to after its guard was pruned has its
-    guard fitted again, which takes as long as the first time. Guards are not removed, nor anything with them, while one is being
-    fitted.
+    guard fitted again, which takes as long as the first time. A guard stays while it is being fitted, or the next one from it.
     """
     from owner.housekeeping import prune as remove  # noqa: PLC0415
     from owner.operations.opening import open_office  # noqa: PLC0415
@@ -134,14 +133,16 @@ def prune(
             {
                 "submissions": list(pruned.submissions),
                 "guards": list(pruned.guards),
+                "guards_in_use": list(pruned.guards_in_use),
                 "bytes": pruned.bytes,
                 "dry_run": dry_run,
             }
         )
         return
     verb = "would remove" if dry_run else "removed"
+    stay = f"; {len(pruned.guards_in_use)} more in use just now" if pruned.guards_in_use else ""
     console.print(
-        f"{verb} the weights of {len(pruned.submissions)} submissions and {len(pruned.guards)} guards: {size(pruned.bytes)}"
+        f"{verb} the weights of {len(pruned.submissions)} submissions and {len(pruned.guards)} guards: {size(pruned.bytes)}{stay}"
     )
 
 

@@ -22,6 +22,9 @@ from owner.levels import resolution
 from owner.operations.opening import Office
 from owner.settings import GuardSettings
 
+_PRUNE_SECONDS = 60.0
+"""`prune` holds a guard no longer than it takes to remove it."""
+
 
 @dataclass(frozen=True)
 class Protected:
@@ -108,7 +111,7 @@ def protect(
     job = fitting_job(workspace, office.settings, release, parent=parent, fresh=incremental is False)
     if incremental:
         job = dataclasses.replace(job, options=dataclasses.replace(job.options, incremental=True))
-    with workspace.lock("guard"):
+    with workspace.fitting(release.id, release.parent, wait_seconds=_PRUNE_SECONDS):
         store.set_guard_state(release.id, GuardState.FITTING)
         state, why = GuardState.MISSING, None
         made: Mapping[str, Any] = {}
@@ -129,5 +132,5 @@ def calibrate(office: Office, release: Release, *, progress: bool | None = None)
     Raises GuardError where the guard has no such tier, WorkspaceError where another process fits a guard.
     """
     job = dataclasses.replace(fitting_job(office.workspace, office.settings, release), what="escalation")
-    with office.workspace.lock("guard"):
+    with office.workspace.fitting(release.id, wait_seconds=_PRUNE_SECONDS):
         return fit_escalation(job, progress=progress)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import stat
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,12 @@ from common.identity.invitation import Invitation, token_digest
 from common.weights import load, save
 from owner import assessment, housekeeping
 from owner.gatekeeper.verdict import Check, Decision, Verdict
-from owner.guards import needed_guards
+from owner.guards import GuardKeeper, needed_guards
 from owner.ledger.records import GuardState, ReleaseStatus, Submission, SubmissionState
 from owner.operations import deciding, looking, people
 from owner.operations.deciding import promote, rollback, vet_file
 from owner.operations.founding import init, train_first
-from owner.operations.guarding import protect
+from owner.operations.guarding import calibrate, protect
 from owner.operations.opening import Office, open_office, parse_overrides
 from owner.releases import read_manifest
 from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
@@ -188,6 +190,36 @@ def test_protecting_again_reads_the_guard_that_stands(office: Office) -> None:
 def test_a_guard_is_fitted_by_one_process_at_a_time(office: Office) -> None:
     with office.workspace.lock("guard"), pytest.raises(WorkspaceError, match="guard lock"):
         protect(office, progress=False)
+
+
+@pytest.mark.parametrize("by", ["protect", "calibrate", "serve"])
+def test_while_it_is_fitted_nobody_else_uses_a_guard(office: Office, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    release, refused = office.store.current(), []
+
+    def meanwhile(*_: object, **__: object) -> None:
+        with pytest.raises(WorkspaceError, match="guard-"), office.workspace.guard_in_use(release.id):
+            pass
+        refused.append(release.id)
+        raise GuardError("enough")
+
+    async def never(*_: object, **__: object) -> bool:
+        meanwhile()
+        return False
+
+    monkeypatch.setattr("owner.operations.guarding.fit", meanwhile)
+    monkeypatch.setattr("owner.operations.guarding.fit_escalation", meanwhile)
+    monkeypatch.setattr(GuardKeeper, "_run_process", never)
+    keeper = GuardKeeper(office.workspace, office.settings, office.store)
+    with suppress(GuardError):
+        if by == "protect":
+            protect(office, progress=False)
+        elif by == "calibrate":
+            calibrate(office, release, progress=False)
+        else:
+            asyncio.run(keeper._fit(release, asyncio.Event()))
+    assert refused == [release.id]
+    with office.workspace.guard_in_use(release.id):
+        pass
 
 
 # People
@@ -412,12 +444,17 @@ def test_pruning_removes_guards_no_submission_can_need(root: Path) -> None:
             month = timedelta(days=30)
             return housekeeping.prune(office.workspace, office.store, office.settings, month, clock=lambda: later)
 
-        with office.workspace.lock("guard"), pytest.raises(WorkspaceError, match="guard lock"):
-            prune()
+        # Itself, and the one after it, which may take its fine-tunes over.
+        for fitted in (middle, office.store.current()):
+            with office.workspace.fitting(fitted.id, fitted.parent):
+                found = prune()
+            assert (found.guards, found.guards_in_use) == ((), (middle.id,))
         assert office.store.release(middle.id).guard_state is GuardState.READY
         assert office.workspace.release(middle.id).guard.is_dir()
-        found = prune()
-        assert found.guards == (middle.id,)
+        with office.workspace.fitting(root_release.id):
+            found = prune()
+        assert (found.guards, found.guards_in_use) == ((middle.id,), ())
+        assert not list(office.workspace.locks.glob("guard-*"))
         assert not office.workspace.release(middle.id).guard.exists()
         assert office.store.release(middle.id).guard_state is GuardState.MISSING
         assert office.store.root().guard_state is GuardState.READY

@@ -27,11 +27,10 @@ from benchmarks.records import hardware
 from owner.e_process import (
     HistoryRule,
     Judged,
-    Ranks,
-    honest_ranks,
     judge_history,
     wealth_of_ranks,
 )
+from owner.honest_ranks import Ranks, honest_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 N = 50

@@ -21,7 +21,10 @@ test, whatever the number of simulations). One draw, which the fixed seed is, li
 K may change from one submission to the next, and no single K's thresholds then hold: few references make the largest
 wealth there is a common one, which many pass by with ease. So the K simulated are those of the history itself, and later ones are
 taken to be like the newest. When K changes, the thresholds until then stand, and those after it share what they have left of
-the level.
+the level. The same simulated submissions serve before and after, ranked among as many references as K is then. (Drawn anew at
+each change, those that raise an alarm early are now more, now fewer than the level allows for, and alarms too many cannot be taken
+back: measured, that spends more than the level. The price is that the Monte-Carlo test is no longer exact after a change: its second
+half has had a part in the thresholds until then, one number for each change among all its runs.)
 """
 
 from __future__ import annotations
@@ -37,9 +40,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigurationError
+from owner.honest_ranks import HonestSet, Ranks
 
 Floats = NDArray[np.float64]
-Ranks = NDArray[np.int64]
 Spans = tuple[tuple[int, int], ...]
 """Successive submissions that are judged by as many references each: K, and how many of them."""
 
@@ -76,7 +79,8 @@ class HistoryRule:
         """The largest wealth without an alarm after 1, 2, ..., n submissions; infinite where no wealth is rare enough.
 
         references: K of each submission so far, at most n of them and at least one; those to come are like the last.
-        Simulated once a process (half a second for each change of K, anew when a full window moves past one), by a fixed seed.
+        Simulated once a process (half a second for each K, and a tenth for each change of it, anew when a full window moves past
+        one), by a fixed seed.
         """
         return _thresholds(_spans(references, self.submissions), self.level, min(self.per_guard, self.submissions))
 
@@ -150,50 +154,32 @@ def calibrators(references: int) -> Floats:
     return np.asarray(values / values.mean(1, keepdims=True))
 
 
-def wealth(steps: Floats, horizon: int) -> Floats:
-    """E_1 ... E_t (runs, t) of e-values `steps` (t, bets, runs), t <= horizon.
+def wealth(steps: Iterable[Floats], horizon: int) -> Floats:
+    """E_1 ... E_t (runs, t) of t <= horizon e-values `steps`, each (bets, runs).
 
     >>> wealth(np.full((1, 5, 1), 3.0), 50).tolist()
     [[2.0]]
     """
-    length, bets, runs = steps.shape
-    first, later = np.ones((bets, runs)), np.zeros((bets, runs))
-    out = np.empty((runs, length))
+    first, later, staked = (np.empty(0) for _ in range(3))
+    out = []
     for t, step in enumerate(steps):
-        first = first * step
+        # In place: most of the time would go into fetching memory anew.
         if t:
-            later = (later + 1.0) * step
-        staked = (later + (horizon - 1 - t)) / (horizon - 1)
-        out[:, t] = (0.5 * first + 0.5 * staked).mean(0)
-    return out
-
-
-def honest_ranks(generator: np.random.Generator, runs: int, references: Sequence[int], per_guard: int) -> Ranks:
-    """(runs, n): how many of its K references score as high as an honest submission, a fresh set each `per_guard`. Of
-    different K within one set, the fewer are among the more, which makes the ranks depend on each other most.
-
-    Scores are drawn uniformly: only their order counts. How many references fall between two neighbouring submissions is
-    multinomial, so that K costs nothing.
-    """
-    out = np.empty((runs, len(references)), dtype=np.int64)
-    for first in range(0, len(references), per_guard):
-        ks = np.array(references[first : first + per_guard])
-        scores = generator.random((runs, len(ks)))
-        order = np.argsort(scores, axis=1)
-        gaps = np.diff(np.take_along_axis(scores, order, axis=1), axis=1, prepend=0.0, append=1.0)
-        above, ranks, drawn = np.zeros_like(order), np.empty_like(order), 0
-        for count in np.unique(ks):
-            between = generator.multinomial(count - drawn, gaps)
-            above += between[:, ::-1].cumsum(axis=1)[:, -2::-1]
-            np.put_along_axis(ranks, order, above, axis=1)
-            out[:, first + np.flatnonzero(ks == count)] = ranks[:, ks == count]
-            drawn = count
-    return out
+            first *= step
+            later += 1.0
+            later *= step
+        else:
+            first, later, staked = step.copy(), np.zeros_like(step), np.empty_like(step)
+        np.add(later, horizon - 1 - t, out=staked)
+        staked /= horizon - 1
+        staked += first
+        out.append(0.5 * staked.mean(0))
+    return np.array(out).T
 
 
 def wealth_of_ranks(ranks: Ranks, references: Sequence[int]) -> Floats:
     """(runs, n) from (runs, n) and the K of each of the n, the horizon being n."""
-    steps = np.array([calibrators(count)[:, column] for count, column in zip(references, ranks.T, strict=True)])
+    steps = (calibrators(count).take(column, axis=1) for count, column in zip(references, ranks.T, strict=True))
     return wealth(steps, ranks.shape[1])
 
 
@@ -215,28 +201,47 @@ def _thresholds(spans: Spans, level: float, per_guard: int) -> tuple[float, ...]
     # As they stood while K had not changed yet.
     until = _thresholds(_spans(references[:changed], submissions), level, per_guard)[:changed] if changed else ()
     scale, test = (
-        wealth_of_ranks(
-            honest_ranks(
-                np.random.default_rng([_SEED, half, *(n for span in spans for n in span), per_guard]),
-                SIMULATIONS,
-                references,
-                per_guard,
-            ),
-            references,
-        )
-        for half in (0, 1)
+        wealth_of_ranks(_ranks_of(half, references, per_guard), references).T
+        for half in _halves(tuple(dict.fromkeys(references)), submissions, per_guard)
     )
-    ordered = np.sort(scale, axis=0)
-    rarest = np.full(len(test), SIMULATIONS + 1)
-    rarest[(test[:, :changed] > np.array(until) * _ROUNDING).any(1)] = 0
-    for t in range(changed, submissions):
-        # How many of the first half are as large; a tie counts as one, whatever the last bit says.
-        as_large = SIMULATIONS - np.searchsorted(ordered[:, t], test[:, t] / _ROUNDING)
-        rarest = np.minimum(rarest, as_large)
+    alarmed = (test[:changed] > np.array(until)[:, None] * _ROUNDING).any(0)
     # Alarm: fewer of the first half are as large than at the r-th rarest of the second. At most r of N + 1 exchangeable
     # runs can come before that one, which is at most the level.
     rank = math.floor(level * (SIMULATIONS + 1))
-    allowed = int(np.sort(rarest)[rank - 1]) - 1
+    # It is among the 2 r largest at some t unless there are many ties: about r runs are among the r largest at any t.
+    for tail in (2 * rank, SIMULATIONS):
+        largest = np.sort(np.partition(scale[changed:], -tail, axis=1)[:, -tail:], axis=1)
+        rarest = np.where(alarmed, 0, SIMULATIONS)
+        for ordered, values in zip(largest, test[changed:] / _ROUNDING, strict=True):
+            rare = np.flatnonzero(values > ordered[0])
+            # How many of the first half are as large; a tie counts as one, whatever the last bit says.
+            rarest[rare] = np.minimum(rarest[rare], tail - np.searchsorted(ordered, values[rare]))
+        allowed = int(np.partition(rarest, rank - 1)[rank - 1]) - 1
+        if allowed < tail:
+            break
     if allowed < 0:
         return (*until, *(math.inf,) * (submissions - changed))
-    return (*until, *(float(value) for value in ordered[SIMULATIONS - 1 - allowed, changed:]))
+    return (*until, *(float(value) for value in largest[:, -1 - allowed]))
+
+
+@lru_cache(maxsize=4)
+def _halves(counts: tuple[int, ...], submissions: int, per_guard: int) -> tuple[tuple[HonestSet, ...], ...]:
+    """Both halves of the simulation, each a set after the other, with the ranks among each of `counts` references. These are in the
+    order in which the history came to them: what is drawn for the first does not depend on those to come."""
+    *before, count = counts
+    halves = []
+    for half in (0, 1):
+        generator = np.random.default_rng([_SEED, half, *counts, submissions, per_guard])
+        sets: Iterable[HonestSet]
+        if before:
+            sets = _halves(tuple(before), submissions, per_guard)[half]
+        else:
+            lengths = (min(per_guard, submissions - first) for first in range(0, submissions, per_guard))
+            sets = (HonestSet.of(generator, SIMULATIONS, length) for length in lengths)
+        halves.append(tuple(one.among(generator, count) for one in sets))
+    return tuple(halves)
+
+
+def _ranks_of(sets: Sequence[HonestSet], references: Sequence[int], per_guard: int) -> Ranks:
+    """(runs, n), each submission's among its K references."""
+    return np.array([sets[t // per_guard].ranks[count][t % per_guard] for t, count in enumerate(references)]).T

@@ -147,7 +147,7 @@ def shifted_ranks(
 ) -> Ranks:
     """As `honest_ranks`, of normal scores of which those after `honest_first` are `shift` higher. persistent: share of the
     variance of an honest contributor's scores that is the same in all of them."""
-    out = np.empty((REPEATS_POWER, N), dtype=np.int64)
+    out = np.empty((REPEATS_POWER, N), dtype=np.int32)
     moved = np.where(np.arange(N) < honest_first, 0.0, shift)
     own = np.sqrt(persistent) * generator.standard_normal((REPEATS_POWER, 1))
     scores = own + np.sqrt(1 - persistent) * generator.standard_normal((REPEATS_POWER, N)) + moved

@@ -18,10 +18,10 @@ import torch
 
 from benchmarks.laboratory import Laboratory, laboratory
 from benchmarks.rates import clopper_pearson
-from common.activations import observe
 from common.models import build
 from common.weights import Weights
 from owner.detectors import Evidence
+from owner.detectors.base import forward_of
 from owner.gatekeeper import GuardOptions, merge
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.rules import p_value
@@ -93,9 +93,7 @@ def _score(lab: Laboratory, guard: Guard, weights: Weights) -> float:
     model.load_state_dict(weights)
     calibration = guard.calibration
 
-    def forward(inputs: tuple[torch.Tensor, ...]) -> Any:
-        return observe(model, inputs, head=guard.head, compute=lab.compute)
-
+    forward = forward_of(model, head=guard.head, compute=lab.compute)
     seen = forward(calibration.inputs)
     evidence = Evidence(
         seen.features,

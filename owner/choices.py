@@ -23,6 +23,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         "recall-drop",
         "probe-bank",
         "prediction-noise-drift",
+        "extrapolation",
         "head-drift",
         "batchnorm-drift",
         "channel-lipschitz",

@@ -322,6 +322,7 @@ def fitting_job(
         options=GuardOptions(
             detectors=options.detectors,
             combination=options.combination,
+            given_size=options.given_size,
             fitting_references=options.fitting_references,
             references=options.references,
             rule=options.rule,

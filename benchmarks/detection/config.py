@@ -73,15 +73,14 @@ class Config:
 
     @classmethod
     def load(cls, name_or_path: str) -> Config:
-        """A configuration that ships, by name, or one's own, by path. Raises ConfigurationError."""
-        path = Path(name_or_path)
-        if path.suffix != ".toml":
-            path = CONFIGS / f"{name_or_path}.toml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.toml")))
-            raise ConfigurationError(f"no detection benchmark {name_or_path!r}", hint=f"there are: {known}")
+        """A configuration that ships, by name, or one's own, by path. One that `extends` another has what it does not say itself
+        from there, table by table. Raises ConfigurationError."""
+        path = _find(name_or_path)
         try:
-            return cls.parse(tomllib.loads(path.read_text("utf-8")), path.stem)
+            raw = tomllib.loads(path.read_text("utf-8"))
+            if "extends" in raw:
+                raw = tomllib.loads(_find(raw["extends"]).read_text("utf-8")) | raw
+            return cls.parse(raw, path.stem)
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{path}: {error!r}") from error
 
@@ -115,3 +114,13 @@ class Config:
             development=tuple(raw["bases"]["development"]),
             final=tuple(raw["bases"]["final"]),
         )
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = CONFIGS / f"{name_or_path}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.toml")))
+        raise ConfigurationError(f"no detection benchmark {name_or_path!r}", hint=f"there are: {known}")
+    return path

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.detection.judge import Base, Fit, Group, Model, Score, figures, judge
+from benchmarks.detection.judge import Base, Fit, Model, Score, figures, judge
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
 from owner.detectors import ESCALATION
-from owner.detectors.combination import Method, family_of
+from owner.detectors.combination import SIZE, Method, family_of
 from owner.gatekeeper.combined import APART, CombinedScore
 
-METHODS: tuple[Method, ...] = ("max", "sum", "top3", "fisher", "mahalanobis", "families")
+METHODS: tuple[Method, ...] = ("max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A gate as an owner configures one: `combination`, `detectors`, and with which probe bank (its column)."""
+    """A gate as an owner configures one: `combination`, `detectors`, `given_size`, and with which probe bank (its column)."""
 
     method: Method
     detectors: tuple[str, ...]
+    given_size: bool = False
     bank: str = BANK
 
     def fit(self, base: Base) -> Score:
-        combined = CombinedScore.fit(self.method, [self._seen(measures) for measures in base.fitting])
+        combined = CombinedScore.fit(
+            self.method, [self._seen(measures) for measures in base.fitting], given_size=self.given_size
+        )
         return lambda measures: combined.score(self._seen(measures))
 
     def _seen(self, measures: Mapping[str, float]) -> Mapping[str, float]:
@@ -48,8 +51,8 @@ def in_bank(measures: Mapping[str, float], bank: str) -> Mapping[str, float]:
 
 
 def candidates(names: Sequence[str]) -> list[Choice]:
-    """The gates to choose among, by the names of all measures: every method over all detectors, over all but those of one
-    family, and over those of one family.
+    """The gates to choose among, by the names of all measures: every method, given the size of the update or not, over all
+    detectors, over all but one, over all but those of one family, and over those of one family.
 
     Detectors of utility take part in none: utility is told apart from suspicion. Nor do those of the escalation tier, which are
     no part of the gate that looks at everybody.
@@ -60,50 +63,59 @@ def candidates(names: Sequence[str]) -> list[Choice]:
     pools = [tuple(detectors)]
     pools += [tuple(d for d in detectors if family_of(d) != family) for family in families]
     pools += [tuple(d for d in detectors if family_of(d) == family) for family in families]
-    return [Choice(method, pool) for pool in dict.fromkeys(pools) if pool for method in METHODS]
+    pools += [tuple(d for d in detectors if d != one) for one in detectors]
+    return [
+        Choice(method, pool, given_size)
+        for pool in dict.fromkeys(pools)
+        if pool
+        for method in METHODS
+        for given_size in (False, True)
+        if SIZE in pool or not given_size
+    ]
 
 
-def choose(
-    development: Sequence[Base], choices: Sequence[Choice], *, leave_out: str | None, bank: str = BANK
-) -> Choice:
-    """The choice of the largest mean TPR over families at 5 and 1 % and AUROC, over effective attacks that pass utility.
+class Chooser:
+    """Chooses among gates on development bases; nothing else is ever looked at."""
 
-    leave_out: a family no model of which takes part. bank: the probe bank to choose for.
+    def __init__(self, development: Sequence[Base], choices: Sequence[Choice]) -> None:
+        self.development, self.choices = development, choices
+        self._worths: dict[str, list[dict[str, float]]] = {}
 
-    Ties go to the earlier choice. Nothing but development bases is looked at.
-    """
+    def choose(self, *, leave_out: str | None = None, bank: str = BANK) -> Choice:
+        """The choice of the largest mean over families of AUROC, TPR at 5 % and TPR at 1 %, of effective attacks that pass utility.
 
-    def worth(choice: Choice) -> float:
-        fitted = replace(choice, bank=bank)
-        names = sorted({m.family for base in development for m in base.attacked if m.family and m.family != leave_out})
-        total = []
-        for family in names:
-            groups = [judge(base, fitted.fit, _of(base, family)) for base in development]
-            found = figures_without_interval(groups)
-            if found is not None:
-                total.append(found)
-        return sum(total) / len(total) if total else 0.0
+        leave_out: a family no model of which takes part. bank: the probe bank to choose for. Ties go to the earlier choice.
+        """
+        if bank not in self._worths:
+            self._worths[bank] = [self._by_family(replace(choice, bank=bank)) for choice in self.choices]
 
-    return replace(max(choices, key=worth), bank=bank)
+        def worth(number: int) -> float:
+            found = [value for family, value in self._worths[bank][number].items() if family != leave_out]
+            return sum(found) / len(found) if found else 0.0
 
+        return replace(self.choices[max(range(len(self.choices)), key=worth)], bank=bank)
 
-def figures_without_interval(groups: Sequence[Group]) -> float | None:
-    """Mean of AUROC, TPR at 5 % and TPR at 1 % where there are such attacks."""
-    found = figures(groups, "effective-passing-utility", intervals=False)
-    if not found.n_attacked:
-        return None
-    rates = [r.value or 0.0 for r in found.tpr.values()]
-    return (found.auroc + sum(rates)) / (1 + len(rates))
+    def _by_family(self, choice: Choice) -> dict[str, float]:
+        """Mean of AUROC, TPR at 5 % and TPR at 1 %, by family that has such attacks."""
+        everyone = [judge(base, choice.fit, base.attacked) for base in self.development]
+        families = sorted({one.model.family for group in everyone for one in group.attacked if one.model.family})
+        worths = {}
+        for family in families:
+            groups = [
+                replace(group, attacked=tuple(one for one in group.attacked if one.model.family == family))
+                for group in everyone
+            ]
+            found = figures(groups, "effective-passing-utility", intervals=False)
+            if found.n_attacked:
+                rates = [one.value or 0.0 for one in found.tpr.values()]
+                worths[family] = (found.auroc + sum(rates)) / (1 + len(rates))
+        return worths
 
 
 def by_equation_4(base: Base, owner: Mapping[str, float], models: Sequence[Model]) -> Rate:
     """How many of these models the paper's rule rejects: E_MSE > mean + std of the owner's own fine-tune M_f."""
     threshold = owner["activation-autoencoder"] + owner["activation-autoencoder/deviation"]
     return rate([not model.measures["activation-autoencoder"] <= threshold for model in models])
-
-
-def _of(base: Base, family: str) -> list[Model]:
-    return [model for model in base.attacked if model.family == family]
 
 
 def _detector(measure: str) -> str:

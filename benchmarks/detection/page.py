@@ -93,9 +93,12 @@ def page(
         "",
         "## What was chosen",
         "",
-        "| left out | method | detectors |",
-        "|---|---|---|",
-        *(f"| {family or 'nothing'} | {c.method} | {', '.join(c.detectors)} |" for family, c in chosen.items()),
+        "| left out | method | given the size of the update | detectors |",
+        "|---|---|---|---|",
+        *(
+            f"| {family or 'nothing'} | {c.method} | {'yes' if c.given_size else 'no'} | {', '.join(c.detectors)} |"
+            for family, c in chosen.items()
+        ),
     ]
     for title, name in plots:
         lines += ["", f"## {title}", "", f"![{title}]({name})"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.detection.config import Config, Family
-from benchmarks.detection.gates import Choice, alone, by_equation_4, candidates, choose
+from benchmarks.detection.gates import Choice, Chooser, alone, by_equation_4, candidates
 from benchmarks.detection.judge import POPULATIONS, Base, Figures, Fit, Group, Model, figures, judge
 from benchmarks.detection.metrics import Rate
 from benchmarks.detection.plans import Plan
@@ -84,7 +84,6 @@ def stratum(data: Mapping[str, Any]) -> str:
 def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], dict[str, Choice]]:
     """Every figure, and the combination chosen for each left-out family ("" for none left out)."""
     names = sorted({name for base in final.bases for one in base.calibration for name in one})
-    options = candidates(names)
     found: list[Row] = []
     for name in sorted({name.partition("/")[0] for name in names if "|" not in name}):
         bases = _where_scored(final.bases, name) if name in ESCALATION else final.bases
@@ -93,11 +92,12 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
             found += _rows(config, called, family.name, [_group(b, alone(name), family) for b in bases], held_out=True)
         everyone = [judge(base, alone(name), base.attacked) for base in bases]
         found += _rows(config, called, "all", everyone, held_out=True)
-    chosen = {"": choose(development.bases, options, leave_out=None)}
+    chooser = Chooser(development.bases, candidates(names))
+    chosen = {"": chooser.choose()}
     pooled: list[Group] = []
     pooled_with: list[Group] = []
     for family in config.families:
-        choice = choose(development.bases, options, leave_out=family.name, bank=without(family.probes))
+        choice = chooser.choose(leave_out=family.name, bank=without(family.probes))
         chosen[family.name] = choice
         reduced = [_group(base, choice.fit, family) for base in final.bases]
         whole = [_group(base, dataclasses.replace(choice, bank=BANK).fit, family) for base in final.bases]

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from benchmarks.detection.config import Config
 from benchmarks.detection.plans import Plan
 from benchmarks.detection.zoo import Zoo
 from common import canonical
-from common.activations import Activations, find_head, observe
+from common.activations import find_head
 from common.errors import ConfigurationError, UnknownNameError
 from common.files import ensure_directory, write_atomically
 from common.randomness import derived_seed
@@ -41,6 +39,7 @@ from owner.detectors import (
     probes,
     standard_detectors,
 )
+from owner.detectors.base import forward_of
 
 Measures = dict[str, float]
 BANK = "probe-bank"
@@ -154,8 +153,7 @@ class Scorer:
     def _evidence(self, weights: Weights, *, on_fit: bool = False) -> Evidence:
         model = self.zoo.model(weights)
 
-        def forward(inputs: tuple[Tensor, ...]) -> Activations:
-            return observe(model, inputs, head=self.head, compute=self.zoo.compute)
+        forward = forward_of(model, head=self.head, compute=self.zoo.compute)
 
         examples = self.pools.fit if on_fit else self.pools.calibration
         seen = forward(examples.inputs)

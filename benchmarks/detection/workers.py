@@ -33,15 +33,13 @@ def over(
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # read when a worker loads torch
     context = get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(config, root, os.getpid())
-    ) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(config, root, os.getpid()))
+    try:
         futures = {pool.submit(_run, task, plan): plan for plan in models}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start(config: Config, root: Path, parent: int) -> None:

@@ -18,6 +18,7 @@ from owner.detectors.base import (
     reason_code,
 )
 from owner.detectors.combination import Combination
+from owner.detectors.extrapolation import Extrapolation
 from owner.detectors.features import CKA, DriftConcentration, FeatureDrift, FeatureSpectrum
 from owner.detectors.inversion import TriggerInversion
 from owner.detectors.maximum_margin import MaximumMargin
@@ -43,6 +44,7 @@ _STANDARD: tuple[type[Detector], ...] = (
     RecallDrop,
     ProbeBank,
     PredictionNoiseDrift,
+    Extrapolation,
     HeadDrift,
     BatchNormDrift,
     ChannelLipschitz,
@@ -63,7 +65,7 @@ def standard_detectors(autoencoder: AutoEncoderOptions | None = None) -> tuple[D
     They need evidence of both models with `inputs`, `weights` and `forward`.
 
     >>> len(standard_detectors())
-    18
+    19
     """
     with_options = (ActivationAutoEncoder(autoencoder), PairedAutoEncoder(autoencoder))
     chosen = {detector.name: detector for detector in with_options}
@@ -128,6 +130,7 @@ __all__ = [
     "DetectorState",
     "DriftConcentration",
     "Evidence",
+    "Extrapolation",
     "FeatureDrift",
     "FeatureSpectrum",
     "HeadDrift",

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from torch import Tensor, nn
 
-from common.activations import Activations
+from common.activations import Activations, observe
 from common.devices import Compute
 from common.errors import GuardError
 
-Forward = Callable[[tuple[Tensor, ...]], Activations]
 Value = TypeVar("Value")
+
+
+class Forward(Protocol):
+    """Runs a model on `inputs`, each (N, ...); with other `weights`, of the same names and shapes, in place of its own."""
+
+    def __call__(self, inputs: tuple[Tensor, ...], weights: Mapping[str, Tensor] | None = None) -> Activations: ...
+
+
+def forward_of(model: nn.Module, *, head: str, compute: Compute) -> Forward:
+    """For `Evidence.forward`. The model stays as it is, whatever weights are asked for."""
+
+    def forward(inputs: tuple[Tensor, ...], weights: Mapping[str, Tensor] | None = None) -> Activations:
+        network = model
+        if weights is not None:
+            network = copy.deepcopy(model)
+            network.load_state_dict(weights)
+        return observe(network, inputs, head=head, compute=compute)
+
+    return forward
 
 
 @dataclass(frozen=True)
@@ -25,7 +44,8 @@ class Evidence:
     labels: (N,) int64, true classes of those images.
     weights: the model's tensors by name, where a detector reads them (update norms, BatchNorm statistics).
     release: the evidence of the protected release M on the same images; None where this is M itself.
-    forward: runs the model on other inputs, for detectors that look off the clean distribution; see `probe`.
+    forward: runs the model on other inputs, or with other weights, for detectors that look off the clean distribution or
+        further along the update; see `probe`.
     inputs: those N images, each tensor (N, ...) as `Examples.inputs` holds them; () where a guard does not hand them on.
     network: the model itself, for detectors that need gradients; None where only its outputs are at hand.
     compute: what it runs on; None is float32 on the CPU.

@@ -5,8 +5,10 @@ Fitted on the scores of *fitting* references; the p-value of a combined score ov
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, Self, get_args
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
 
-Method = Literal["max", "sum", "top3", "fisher", "mahalanobis", "families"]
+Method = Literal["max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors"]
 Scores = Mapping[str, float]
 
 FAMILIES: Mapping[str, str] = {
@@ -31,6 +33,7 @@ FAMILIES: Mapping[str, str] = {
     "confusion-drift": "confusion",
     "probe-bank": "probes",
     "prediction-noise-drift": "probes",
+    "extrapolation": "extrapolation",
     "head-drift": "weights",
     "batchnorm-drift": "weights",
     "channel-lipschitz": "weights",
@@ -41,8 +44,13 @@ FAMILIES: Mapping[str, str] = {
 }
 """Family by detector; a detector that is not here is of the family `other`."""
 
+SIZE = "update-norm"
+"""The score that says how far an update went, which `given_size` takes out of the others."""
+
 _LEAST_SCALE = 1e-3
 _FENCE = 8.0
+_FEWEST_FOR_A_TREND = 10
+_HUBER = 1.5
 
 
 def family_of(score: str) -> str:
@@ -50,7 +58,15 @@ def family_of(score: str) -> str:
     >>> family_of("probe-bank/cell"), family_of("mine")
     ('probes', 'other')
     """
-    return FAMILIES.get(score.partition("/")[0], "other")
+    return FAMILIES.get(detector_of(score), "other")
+
+
+def detector_of(score: str) -> str:
+    """
+    >>> detector_of("probe-bank/cell")
+    'probe-bank'
+    """
+    return score.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,45 @@ class Scale:
         return (_transformed(value, self.unit, self.centre) - self.location) / self.scale
 
 
+@dataclass(frozen=True)
+class Trend:
+    """How a z-score goes with the size of the update among honest fine-tunes: z = intercept + slope s, give or take `spread`.
+
+    A robust line (Huber's weights), shrunk to no slope by three references' worth. s is the size's own z, kept between those of the
+    smallest and the largest honest update: what lies beyond them explains nothing.
+    """
+
+    intercept: float
+    slope: float
+    spread: float
+    smallest: float
+    largest: float
+
+    @classmethod
+    def of(cls, sizes: Sequence[float], values: Sequence[float]) -> Self:
+        s = [min(max(size, -_FENCE), _FENCE) for size in sizes]
+        y = [min(max(value, -_FENCE), _FENCE) for value in values]
+        weights, intercept, slope = [1.0] * len(s), 0.0, 0.0
+        for _ in range(10):
+            total = math.fsum(weights)
+            middle = math.fsum(map(operator.mul, weights, s)) / total
+            level = math.fsum(map(operator.mul, weights, y)) / total
+            away = [a - middle for a in s]
+            covariance = math.fsum(w * a * (b - level) for w, a, b in zip(weights, away, y, strict=True))
+            slope = covariance / (math.fsum(w * a * a for w, a in zip(weights, away, strict=True)) + 3)
+            intercept = level - slope * middle
+            left = [b - intercept - slope * a for a, b in zip(s, y, strict=True)]
+            limit = _HUBER * max(_location_and_spread(left)[1], _LEAST_SCALE)
+            weights = [min(1.0, limit / abs(one)) if one else 1.0 for one in left]
+        location, spread = _location_and_spread(left)
+        return cls(intercept + location, slope, max(spread, _LEAST_SCALE), min(s), max(s))
+
+    def z(self, value: float, size: float) -> float:
+        """What the size does not explain."""
+        within = min(max(size, self.smallest), self.largest)
+        return (value - self.intercept - self.slope * within) / self.spread
+
+
 def _location_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Median and 1.4826 MAD, or where that is (next to) nothing the standard deviation."""
     location = median(values)
@@ -113,7 +168,11 @@ class Combination:
         mahalanobis  sqrt((z - m)' S^-1 (z - m)), S shrunk (Ledoit, Wolf 2004); the one method that is two-sided, and not
                      monotone in a single score
         families     sum over families of max(u_f, 0), u_f the robust z of the family's largest z_j
+        detectors    sum over detectors of max(u_d - 1, 0), u_d the same of a detector: of many, what is within the spread adds up
     use: which scores take part; None is all that the references have. Others are ignored.
+    given_size: every z_j but those of `update-norm` itself is taken as what the size of the update does not explain (`Trend`):
+        who trains longer moves everything further, honestly. It changes nothing without `update-norm` among the scores, or with
+        fewer than 10 references, of which a line would follow the noise.
 
     A score that is not finite makes the combination infinite. One that is missing counts as the references' median.
 
@@ -125,9 +184,11 @@ class Combination:
 
     method: Method = "max"
     use: tuple[str, ...] | None = None
+    given_size: bool = False
     scales_: dict[str, Scale] = field(default_factory=dict, repr=False)
+    trends_: dict[str, Trend] = field(default_factory=dict, repr=False)
     references_: dict[str, list[float]] = field(default_factory=dict, repr=False)
-    family_scales_: dict[str, Scale] = field(default_factory=dict, repr=False)
+    group_scales_: dict[str, Scale] = field(default_factory=dict, repr=False)
     mean_: list[float] = field(default_factory=list, repr=False)
     precision_: list[list[float]] = field(default_factory=list, repr=False)
 
@@ -148,14 +209,21 @@ class Combination:
             for name in names
             if self.use is None or name in self.use
         }
-        self.references_ = {name: sorted(values) for name, values in columns.items() if values}
-        if not self.references_:
+        columns = {name: values for name, values in columns.items() if values}
+        if not columns:
             raise ConfigurationError("the references hold none of the scores to combine")
-        self.scales_ = {name: Scale.of(values) for name, values in self.references_.items()}
+        self.scales_ = {name: Scale.of(values) for name, values in columns.items()}
+        self.trends_ = {}
+        if self.given_size and SIZE in self.scales_ and len(references) >= _FEWEST_FOR_A_TREND:
+            plain = [self.z(scores) for scores in references]
+            sizes = [row[SIZE] for row in plain]
+            others = [name for name in self.scales_ if detector_of(name) != SIZE]
+            self.trends_ = {name: Trend.of(sizes, [row[name] for row in plain]) for name in others}
         rows = [self.z(scores) for scores in references]
-        self.family_scales_ = {
-            family: Scale.of([min(max(row[name] for name in members), 1e6) for row in rows])
-            for family, members in self._members().items()
+        self.references_ = {name: sorted(row[name] for row in rows) for name in self.scales_}
+        self.group_scales_ = {
+            group: Scale.of([min(max(row[name] for name in members), 1e6) for row in rows])
+            for group, members in self._members(self._group).items()
         }
         self._fit_covariance(rows)
         return self
@@ -163,7 +231,9 @@ class Combination:
     def z(self, scores: Scores) -> dict[str, float]:
         """z_j of every fitted score, 0 for one that is missing. Raises GuardError before `fit`."""
         self._check_fitted()
-        return {name: scale.z(scores[name]) if name in scores else 0.0 for name, scale in self.scales_.items()}
+        z = {name: scale.z(scores[name]) if name in scores else 0.0 for name, scale in self.scales_.items()}
+        explained = {name: trend.z(z[name], z[SIZE]) for name, trend in self.trends_.items() if name in scores}
+        return z | explained
 
     def score(self, scores: Scores) -> float:
         """The combined score; infinite where a score is not finite. Raises GuardError before `fit`."""
@@ -171,7 +241,7 @@ class Combination:
 
     def families(self, scores: Scores) -> dict[str, float]:
         """The combined score of each family by itself, by the same method. Raises GuardError before `fit`."""
-        return {family: self._combined(scores, members) for family, members in self._members().items()}
+        return {family: self._combined(scores, members) for family, members in self._members(family_of).items()}
 
     def explain(self, scores: Scores) -> dict[str, Any]:
         """JSON-ready: z of every score, most suspicious first, those that are missing, and the score of each family."""
@@ -191,8 +261,10 @@ class Combination:
         return {
             "method": self.method,
             "use": None if self.use is None else list(self.use),
+            "given_size": self.given_size,
             "scales": {n: [s.unit, s.centre, s.location, s.scale] for n, s in self.scales_.items()},
-            "family_scales": {n: [s.unit, s.centre, s.location, s.scale] for n, s in self.family_scales_.items()},
+            "trends": {n: list(dataclasses.astuple(t)) for n, t in self.trends_.items()},
+            "group_scales": {n: [s.unit, s.centre, s.location, s.scale] for n, s in self.group_scales_.items()},
             "references": self.references_,
             "mean": self.mean_,
             "precision": self.precision_,
@@ -205,9 +277,11 @@ class Combination:
             return cls(
                 state["method"],
                 None if state["use"] is None else tuple(state["use"]),
+                bool(state["given_size"]),
                 {name: Scale(*map(float, values)) for name, values in state["scales"].items()},
+                {name: Trend(*map(float, values)) for name, values in state["trends"].items()},
                 {name: [float(v) for v in values] for name, values in state["references"].items()},
-                {name: Scale(*map(float, values)) for name, values in state["family_scales"].items()},
+                {name: Scale(*map(float, values)) for name, values in state["group_scales"].items()},
                 [float(v) for v in state["mean"]],
                 [[float(v) for v in row] for row in state["precision"]],
             )
@@ -218,11 +292,16 @@ class Combination:
         if not self.scales_:
             raise GuardError("the combination has not been fitted", hint="call fit(scores of the fitting references)")
 
-    def _members(self) -> dict[str, list[str]]:
+    @property
+    def _group(self) -> Callable[[str], str]:
+        """What a score belongs to, where scores are combined by groups."""
+        return detector_of if self.method == "detectors" else family_of
+
+    def _members(self, group: Callable[[str], str]) -> dict[str, list[str]]:
         self._check_fitted()
         found: dict[str, list[str]] = {}
         for name in self.scales_:
-            found.setdefault(family_of(name), []).append(name)
+            found.setdefault(group(name), []).append(name)
         return found
 
     def _combined(self, scores: Scores, names: Iterable[str]) -> float:
@@ -241,25 +320,25 @@ class Combination:
             case "top3":
                 found = math.fsum(top) / len(top)
             case "fisher":
-                found = -2 * math.fsum(math.log(self._rank_p(name, scores)) for name in names)
+                found = -2 * math.fsum(math.log(self._rank_p(name, z)) for name in names if name in scores)
             case "mahalanobis":
                 found = self._distance(z, names)
             case "families":
-                found = self._summed_families({name: z[name] for name in names})
+                found = self._summed_groups({name: z[name] for name in names}, beyond=0.0)
+            case "detectors":
+                found = self._summed_groups({name: z[name] for name in names}, beyond=1.0)
         return found
 
-    def _summed_families(self, z: Mapping[str, float]) -> float:
+    def _summed_groups(self, z: Mapping[str, float], *, beyond: float) -> float:
         total = 0.0
-        for family, members in self._members().items():
+        for group, members in self._members(self._group).items():
             mine = [z[name] for name in members if name in z]
-            total += max(self.family_scales_[family].z(max(mine)), 0.0) if mine else 0.0
+            total += max(self.group_scales_[group].z(max(mine)) - beyond, 0.0) if mine else 0.0
         return total
 
-    def _rank_p(self, name: str, scores: Scores) -> float:
+    def _rank_p(self, name: str, z: Mapping[str, float]) -> float:
         references = self.references_[name]
-        if name not in scores:
-            return 1.0
-        return (1 + sum(value >= scores[name] for value in references)) / (len(references) + 1)
+        return (1 + sum(value >= z[name] for value in references)) / (len(references) + 1)
 
     def _fit_covariance(self, rows: Sequence[Mapping[str, float]]) -> None:
         # A reference far out on one score must not stretch the whole matrix.

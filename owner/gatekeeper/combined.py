@@ -28,12 +28,12 @@ class CombinedScore:
     apart: Combination | None
 
     @classmethod
-    def fit(cls, method: Method, references: Sequence[Scores]) -> Self:
+    def fit(cls, method: Method, references: Sequence[Scores], *, given_size: bool = False) -> Self:
         """references: the scores of fine-tunes that calibrate nothing. Raises ConfigurationError for fewer than two."""
         names = _distinct(references)
         apart = tuple(name for name in names if family_of(name) == APART)
         rest = tuple(name for name in names if name not in apart)
-        overall = Combination(method, rest or apart).fit(references)
+        overall = Combination(method, rest or apart, given_size).fit(references)
         return cls(overall, Combination(method, apart).fit(references) if rest and apart else None)
 
     def score(self, scores: Scores) -> float:

@@ -138,8 +138,10 @@ class Vetting:
     def _evidence(self, weights: Weights, seen: Activations, guard: Guard) -> Evidence:
         """All that a detector of `guard` may look at, of a model that has been run on its calibration triggers."""
 
-        def forward(inputs: tuple[Tensor, ...]) -> Activations:
-            return self.gatekeeper.observe(weights, inputs, guard)
+        own = weights
+
+        def forward(inputs: tuple[Tensor, ...], weights: Mapping[str, Tensor] | None = None) -> Activations:
+            return self.gatekeeper.observe(own if weights is None else weights, inputs, guard)
 
         # Detectors of weights tell layers by their order, and a file holds them in another one.
         ordered = {name: weights[name] for name in self.gatekeeper.release}

@@ -137,7 +137,8 @@ class Guard:
                 f"holds {len(self.fitting)}",
                 hint="fit the guard again",
             )
-        return CombinedScore.fit(self.options.combination, [reference.scores for reference in self.fitting])
+        scores = [reference.scores for reference in self.fitting]
+        return CombinedScore.fit(self.options.combination, scores, given_size=self.options.given_size)
 
     def family_p_values(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Of each family's own combined score, over the K references."""
@@ -171,10 +172,10 @@ class Guard:
             probed=dict(self.release_probes),
         )
 
-    def _run_release(self, inputs: tuple[Tensor, ...]) -> Activations:
+    def _run_release(self, inputs: tuple[Tensor, ...], weights: Mapping[str, Tensor] | None = None) -> Activations:
         """M on inputs that were not stored, which only a detector from elsewhere would ask for."""
         model = build(self.spec)
-        model.load_state_dict(dict(self.release_weights))
+        model.load_state_dict(dict(self.release_weights if weights is None else weights))
         return observe(model, inputs, head=self.head, compute=self.compute)
 
     def histograms(self, detector: str, errors: Tensor) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from owner.population import HonestPopulation
 class GuardOptions:
     """detectors: by name; `paper` is the activation auto-encoder alone, `standard` every one that needs no gradient. Several are
         combined into one score, and that score alone decides.
-    combination: how, see `owner.detectors.Combination`.
+    combination, given_size: how, see `owner.detectors.Combination`.
     fitting_references: honest fine-tunes beside the K, on which the combination's scales are fitted; none where there is one
         detector, whose score needs no scale. A scale is a median absolute deviation, uncertain by 1.2 / sqrt(n): 27 % with 19.
     references: K, which calibrate; the finest p-value is 1 / (K + 1).
@@ -44,7 +44,8 @@ class GuardOptions:
     """
 
     detectors: tuple[str, ...] = (PAPER,)
-    combination: Method = "max"
+    combination: Method = "families"
+    given_size: bool = True
     fitting_references: int = 19
     references: int = 19
     rule: RuleName = "conformal"

@@ -27,6 +27,7 @@ from common.model_spec import ModelSpec
 from common.progress import progress_bar
 from common.training_options import TrainingOptions
 from owner.detectors import Detector, DetectorState, Evidence, ImageDetector, check_name, measures_of
+from owner.detectors.base import forward_of
 from owner.detectors.gradients import are_images
 from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.fine_tunes import OWNER, FineTunes
@@ -203,10 +204,7 @@ class Protection:
         self, model: nn.Module, seen: Activations, examples: Examples, head: str, release: Evidence | None = None
     ) -> Evidence:
         """All that a detector may look at, of a model on these triggers."""
-
-        def forward(inputs: tuple[Tensor, ...]) -> Activations:
-            return observe(model, inputs, head=head, compute=self.compute)
-
+        forward = forward_of(model, head=head, compute=self.compute)
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         return Evidence(seen.features, seen.logits, examples.labels, weights, release, forward, examples.inputs)
 
@@ -311,6 +309,7 @@ class Protection:
             "references",
             "fitting_references",
             "combination",
+            "given_size",
             "detectors",
             "rule",
             "reject_level",

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from benchmarks.detection.config import CONFIGS, Config
-from benchmarks.detection.gates import Choice, candidates, choose, in_bank
+from benchmarks.detection.gates import Choice, Chooser, candidates, in_bank
 from benchmarks.detection.judge import Base, Model, figures, judge
 from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
@@ -177,8 +177,9 @@ def test_a_choice_never_sees_the_family_left_out() -> None:
     y = [Model(0, m.name, "y", True, True, {"a": 0.5, "b": 50.0}) for m in y]
     bases = [base(models([0.1 * i for i in range(9)]), [*x, *y])]
     options = [Choice("max", ("a",)), Choice("max", ("b",))]
-    assert choose(bases, options, leave_out="y").detectors == ("a",)
-    assert choose(bases, options, leave_out="x").detectors == ("b",)
+    chooser = Chooser(bases, options)
+    assert chooser.choose(leave_out="y").detectors == ("a",)
+    assert chooser.choose(leave_out="x").detectors == ("b",)
 
 
 def test_utility_takes_part_in_no_combination() -> None:

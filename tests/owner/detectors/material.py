@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from common.activations import find_head, observe
+from common.activations import find_head
 from common.devices import choose_compute
 from owner.detectors import Evidence
+from owner.detectors.base import forward_of
 
 COMPUTE = choose_compute("cpu", "float32")
 CLASSES = 4
@@ -49,11 +50,7 @@ def fine_tuned(model: nn.Module, images: Tensor, labels: Tensor, *, steps: int =
 
 def evidence_of(model: nn.Module, images: Tensor, labels: Tensor, release: Evidence | None = None) -> Evidence:
     """All that a detector may look at, of a model on these images."""
-    head = find_head(model, (images[:2],))
-
-    def forward(inputs: tuple[Tensor, ...]):  # type: ignore[no-untyped-def]
-        return observe(model, inputs, head=head, compute=COMPUTE)
-
+    forward = forward_of(model, head=find_head(model, (images[:2],)), compute=COMPUTE)
     seen = forward((images,))
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return Evidence(seen.features, seen.logits, labels, weights, release, forward, (images,))

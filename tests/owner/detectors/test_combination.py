@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.covariance import LedoitWolf
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
-from owner.detectors.combination import Combination, Method, Scale, shrunk_covariance
+from owner.detectors.combination import Combination, Method, Scale, Trend, shrunk_covariance
 
 METHODS = get_args(Method)
 MONOTONE = [method for method in METHODS if method != "mahalanobis"]
@@ -173,3 +173,63 @@ def test_unfit_use_is_a_clear_error() -> None:
         Combination("best")  # type: ignore[arg-type]
     with pytest.raises(GuardError, match="damaged"):
         Combination.from_state({"method": "max"})
+
+
+def grown(count: int, seed: int, *, slope: float = 1.5) -> list[dict[str, float]]:
+    """References whose drift grows with the size of the update."""
+    source, found = random.Random(seed), []
+    for _ in range(count):
+        size = source.gauss(0, 1)
+        drift = slope * size + source.gauss(0, 0.2)
+        found.append({"update-norm": math.exp(-3 + 0.4 * size), "feature-drift": math.exp(drift)})
+    return found
+
+
+def test_what_the_size_of_an_update_explains_is_no_news() -> None:
+    large = {"update-norm": math.exp(-3 + 0.4 * 2), "feature-drift": math.exp(1.5 * 2)}
+    small = {"update-norm": math.exp(-3 - 0.4 * 2), "feature-drift": math.exp(1.5 * 2)}
+    plain, given_size = (Combination("max", given_size=on).fit(grown(60, 0)) for on in (False, True))
+    assert plain.z(large)["feature-drift"] == plain.z(small)["feature-drift"]
+    assert abs(given_size.z(large)["feature-drift"]) < 2
+    assert given_size.z(small)["feature-drift"] > 15
+    assert given_size.z(large)["update-norm"] == plain.z(large)["update-norm"]
+
+
+def test_the_size_explains_no_more_than_the_largest_honest_updates_show() -> None:
+    combination = Combination("max", given_size=True).fit(grown(60, 0))
+    huge = {"update-norm": 1e9, "feature-drift": 1e9}
+    assert combination.z(huge)["feature-drift"] > 10
+    assert combination.score(huge) > 30
+
+
+def test_of_a_few_references_no_line_is_learnt() -> None:
+    rows = grown(9, 2)
+    assert Combination("sum", given_size=True).fit(rows).score(rows[0]) == Combination("sum").fit(rows).score(rows[0])
+
+
+def test_without_the_size_among_the_scores_nothing_is_taken_out() -> None:
+    rows = [{"feature-drift": row["feature-drift"], "cka": row["feature-drift"] ** 2} for row in grown(40, 1)]
+    plain, given_size = (Combination("sum", given_size=on).fit(rows) for on in (False, True))
+    assert plain.score(rows[3]) == given_size.score(rows[3])
+
+
+def test_a_trend_is_not_led_astray_by_a_reference_far_out() -> None:
+    sizes = [k / 10 for k in range(-30, 31)]
+    values = [2.0 * size + 0.1 * (-1) ** i for i, size in enumerate(sizes)]
+    wild = [8.0 if i == 3 else value for i, value in enumerate(values)]
+    assert Trend.of(sizes, wild).slope == pytest.approx(Trend.of(sizes, values).slope, abs=0.1)
+    assert Trend.of(sizes, values).slope == pytest.approx(2.0, rel=0.05)  # three references' worth of none in it
+
+
+def test_many_scores_of_one_detector_count_once_and_the_usual_of_many_detectors_not_at_all() -> None:
+    source = random.Random(0)
+    names = [*(f"probe-bank/{i}" for i in range(10)), "cka", "feature-drift", "update-norm"]
+    rows = [{name: source.gauss(0, 1) for name in names} for _ in range(60)]
+    combination = Combination("detectors").fit(rows)
+    usual = dict.fromkeys(names, 0.5)
+    assert combination.score(usual) == 0
+    all_ten = usual | {f"probe-bank/{i}": 9.0 for i in range(10)}
+    z = combination.z(all_ten)
+    one = usual | {max(z, key=z.__getitem__): 9.0}
+    assert combination.score(one) == combination.score(all_ten) > 0
+    assert combination.score(one | {"cka": 9.0}) > combination.score(one)

@@ -59,7 +59,7 @@ def test_one_check_decides_for_all_detectors(bench, combined: Gatekeeper) -> Non
 def test_the_overall_p_value_is_that_of_an_independent_computation(bench, combined: Gatekeeper) -> None:  # type: ignore[no-untyped-def]
     verdict, guard = combined.vet(bench.honest()), combined.guard
     used = tuple(combined.guard.combination.overall.scales_)
-    combination = Combination("max", used).fit([reference.scores for reference in guard.fitting])
+    combination = Combination("families", used, given_size=True).fit([reference.scores for reference in guard.fitting])
     explained = {name: found["explanation"] for name, found in verdict.measurements["detectors"].items()}
     scores = {name: found["score"] for name, found in verdict.measurements["detectors"].items()}
     scores |= {f"{name}/{m}": v for name, told in explained.items() for m, v in told.items() if f"{name}/{m}" in used}
@@ -140,7 +140,14 @@ def test_utility_is_no_part_of_the_overall_score_and_has_a_p_value_of_its_own(co
     worse = scores | {"accuracy-drop": 0.9, "recall-drop": 0.9}
     assert guard.combination.score(worse) == guard.combination.score(scores)
     assert guard.family_p_values(worse)["utility"] == pytest.approx(0.1)
-    assert set(guard.family_p_values(scores)) == {"activations", "confusion", "probes", "weights", "utility"}
+    assert set(guard.family_p_values(scores)) == {
+        "activations",
+        "confusion",
+        "extrapolation",
+        "probes",
+        "utility",
+        "weights",
+    }
 
 
 def test_no_number_counts_twice(combined: Gatekeeper) -> None:
@@ -182,6 +189,7 @@ def test_a_candidate_is_run_once_on_each_set_of_inputs(  # type: ignore[no-untyp
     monkeypatch.setattr(module, "observe", counted)
     combined.vet(bench.honest())
     images = len(bench.triggers.calibration) + len(bench.triggers.evaluation) + 12 * 133 + 96
+    images += 2 * (133 + 96)  # the candidate, extrapolated twice
     assert sum(seen) == images
 
 

@@ -115,7 +115,7 @@ def judge_and_write(
         ("TPR and realised false-positive rate against the nominal level", f"{name}-roc.png"),
         ("TPR against dose", f"{name}-dose.png"),
     ]
-    strata = honest_strata(config, final, chosen[""].fit)
+    strata = honest_strata(final, chosen[""].fit)
     command = f"python -m benchmarks.detection {arguments.config}"
     text = page(config, rows, chosen, strata, command=command, hardware=hardware(), plots=plots)
     if len(records) < planned:

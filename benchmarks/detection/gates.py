@@ -52,7 +52,8 @@ def in_bank(measures: Mapping[str, float], bank: str) -> Mapping[str, float]:
 
 def candidates(names: Sequence[str]) -> list[Choice]:
     """The gates to choose among, by the names of all measures: every method, given the size of the update or not, over all
-    detectors, over all but one, over all but those of one family, and over those of one family.
+    detectors, over all but one, and over all but those of one family. What looks at one family alone cannot see what shows in
+    another, however well it does on the development families.
 
     Detectors of utility take part in none: utility is told apart from suspicion. Nor do those of the escalation tier, which are
     no part of the gate that looks at everybody.
@@ -62,7 +63,6 @@ def candidates(names: Sequence[str]) -> list[Choice]:
     families = dict.fromkeys(map(family_of, detectors))
     pools = [tuple(detectors)]
     pools += [tuple(d for d in detectors if family_of(d) != family) for family in families]
-    pools += [tuple(d for d in detectors if family_of(d) == family) for family in families]
     pools += [tuple(d for d in detectors if d != one) for one in detectors]
     return [
         Choice(method, pool, given_size)

@@ -130,12 +130,16 @@ class Figures:
 def figures(
     groups: Sequence[Group], population: Population, *, whole_gate: bool = False, intervals: bool = True
 ) -> Figures:
-    """Pooled over groups; scores compare within a group only.
+    """Pooled over groups; scores compare within a group only. Where attacks that pass utility are judged, so are honest models.
 
     intervals: whether the AUROC's is drawn, which takes time.
     whole_gate: a model that fails utility counts as rejected at every level, honest ones too.
     """
-    honest = [[_seen(one, whole_gate) for one in group.honest] for group in groups]
+    peers = [
+        [one for one in group.honest if one.model.passes_utility or population != "effective-passing-utility"]
+        for group in groups
+    ]
+    honest = [[_seen(one, whole_gate) for one in side] for side in peers]
     attacked = [[_seen(one, whole_gate) for one in group.attacked if one.model.belongs(population)] for group in groups]
     levels = [a for a in LEVELS if groups and all(a >= resolution(group.references) - _ROUNDING for group in groups)]
     scores = [[score for score, _ in side] for side in honest], [[score for score, _ in side] for side in attacked]
@@ -150,7 +154,7 @@ def figures(
         {level: passed(attacked, level) for level in levels},
         {level: passed(honest, level) for level in levels},
         {level: _pooled_oracle(*scores, level) for level in LEVELS},
-        len({(one.model.base, one.model.name) for group in groups for one in group.honest}),
+        len({(one.model.base, one.model.name) for side in peers for one in side}),
         sum(map(len, attacked)),
     )
 

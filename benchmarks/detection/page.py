@@ -14,6 +14,7 @@ from benchmarks.detection.config import Config
 from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Group
 from benchmarks.detection.metrics import Rate
+from benchmarks.detection.report import Stratum
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -26,7 +27,7 @@ def page(
     config: Config,
     rows: Sequence[Row],
     chosen: Mapping[str, Choice],
-    strata: Sequence[tuple[str, Rate, Rate]],
+    strata: Sequence[Stratum],
     *,
     command: str,
     hardware: str,
@@ -38,7 +39,8 @@ def page(
         "",
         f"`{command}`, on {hardware}. Bases {_listed(config.final)}; choices were made on base {_listed(config.development)} alone, "
         "for each family without its models, and without the probes that come near its trigger. Rates over models. A gate's TPR and realised "
-        "false-positive rate are at its own nominal level, from conformal p-values over the calibration references of the same base; *oracle* is "
+        "false-positive rate are at its own nominal level, from conformal p-values over the calibration references of the same base, all of which pass utility, "
+        "as the honest models do that they are compared with; *oracle* is "
         "the TPR of the cut that leaves 5 or 1 % of these honest models out, which no gate can know. Intervals are Clopper-Pearson's, the AUROC's "
         "a bootstrap over models. Effective: of backdoors, success on held-out images at least half of the way from the release's own errors on "
         "the same marked images to 1; of flips, 20 points of the class's recall (`common/effectiveness.py`).",
@@ -87,9 +89,9 @@ def page(
         "",
         "## Honest contributors by kind, under the gate",
         "",
-        "| kind | rejected at 5 % | rejected at 1 % |",
-        "|---|---|---|",
-        *(f"| {kind} | {_rate(five)} | {_rate(one)} |" for kind, five, one in strata),
+        "| kind | utility turns away | of the others, the gate rejects at 5 % | at 1 % |",
+        "|---|---|---|---|",
+        *(f"| {s.kind} | {_rate(s.useless)} | {_rate(s.five)} | {_rate(s.one)} |" for s in strata),
         "",
         "## What was chosen",
         "",

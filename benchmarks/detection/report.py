@@ -128,15 +128,26 @@ def _where_scored(bases: Iterable[Base], name: str) -> tuple[Base, ...]:
     return tuple(base for base in scored if base.calibration)
 
 
-def honest_strata(config: Config, final: Table, fit: Fit) -> list[tuple[str, Rate, Rate]]:
-    """Realised false-positive rates at 5 and 1 % by what kind of honest contributor it is."""
+@dataclass(frozen=True)
+class Stratum:
+    """useless: how many utility turns away. five, one: how many of the others the gate rejects, at 5 and 1 %."""
+
+    kind: str
+    useless: Rate
+    five: Rate
+    one: Rate
+
+
+def honest_strata(final: Table, fit: Fit) -> list[Stratum]:
+    """What becomes of honest contributors, by kind."""
     groups = [judge(base, fit, ()) for base in final.bases]
     kinds = sorted({one.model.stratum for group in groups for one in group.honest})
     found = []
     for kind in kinds:
-        ps = [one.p for group in groups for one in group.honest if one.model.stratum == kind]
+        mine = [one for group in groups for one in group.honest if one.model.stratum == kind]
+        ps = [one.p for one in mine if one.model.passes_utility]
         five, one_percent = (Rate(sum(p <= level + 1e-12 for p in ps), len(ps)) for level in (0.05, 0.01))
-        found.append((kind, five, one_percent))
+        found.append(Stratum(kind, Rate(len(mine) - len(ps), len(mine)), five, one_percent))
     return found
 
 

@@ -40,6 +40,9 @@ from owner.gatekeeper.verdict import Decision
 
 Record = dict[str, Any]
 
+_DRAWS = 30
+"""How often a reference is drawn, at most, until one passes utility."""
+
 
 @dataclass(frozen=True)
 class Pools:
@@ -137,24 +140,30 @@ class Zoo:
         return load_weights(self._path(plan).with_suffix(".safetensors"))
 
     def make(self, plan: Plan) -> Record:
-        """The record of a model, which is trained where it is not there yet."""
+        """The record of a model, which is trained where it is not there yet.
+
+        A reference must pass utility, as those of a guard do: one that does not is drawn again, and `draws` counts.
+        """
         if (found := self.record(plan)) is not None:
             return found
         started = time.perf_counter()
-        data = self._data_plan(plan)
-        record: Record = {"plan": dataclasses.asdict(plan), "data": data.to_json()}
         path = self._path(plan)
         ensure_directory(path.parent)
-        try:
-            record |= self._train(plan, data, path.with_suffix(".safetensors"))
-        except PortierError as error:
-            # An attack that diverges returns nothing; an honest contributor who sees it diverge draws again.
-            record |= {"failed": str(error)}
+        for attempt in range(_DRAWS if plan.role in {"fitting", "calibration"} else 1):
+            data = self._data_plan(plan, attempt)
+            record: Record = {"plan": dataclasses.asdict(plan), "data": data.to_json(), "draws": attempt + 1}
+            try:
+                record |= self._train(plan, data, path.with_suffix(".safetensors"))
+            except PortierError as error:
+                # An attack that diverges returns nothing; an honest contributor who sees it diverge draws again.
+                record |= {"failed": str(error)}
+            if record.get("passes_utility"):
+                break
         record["seconds"] = round(time.perf_counter() - started, 2)
         _write(path.with_suffix(".json"), record)
         return record
 
-    def _data_plan(self, plan: Plan) -> ReferencePlan:
+    def _data_plan(self, plan: Plan, attempt: int) -> ReferencePlan:
         pool = self._pool(plan)
         if plan.role == "owner":
             return plan_owner_finetune(pool, self.config.finetuning, seed=plan.base)
@@ -174,7 +183,9 @@ class Zoo:
             recommended = dataclasses.replace(recommended, augmentation=plan.augmentation or recommended.augmentation)
         stream = f"{plan.role} {plan.family or ''}"
         seed = derived_seed(plan.base, stream)
-        return plan_reference(plan.number, pool=pool, recommended=recommended, population=population, seed=seed)
+        return plan_reference(
+            plan.number, pool=pool, recommended=recommended, population=population, seed=seed, attempt=attempt
+        )
 
     def _pool(self, plan: Plan) -> Examples:
         theirs = plan.role in {"honest", "attacked"}

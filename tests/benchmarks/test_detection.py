@@ -20,6 +20,7 @@ from benchmarks.detection.plans import plans
 from benchmarks.detection.report import Table, rows
 from benchmarks.detection.scores import Slow, without
 from benchmarks.detection.zoo import Zoo
+from common.devices import choose_compute
 from common.errors import ConfigurationError, UnknownNameError
 from contributor.attacks import parse_attack
 from owner.detectors.probes import IMAGE_PROBES
@@ -162,6 +163,29 @@ def test_failed_attacks_and_those_that_utility_stops_are_counted_apart() -> None
     group = judge(base(models([0.5]), attacked), lambda _: lambda m: m["a"], attacked)
     counts = {p: figures([group], p).n_attacked for p in ("effective", "effective-passing-utility", "failed")}
     assert counts == {"effective": 2, "effective-passing-utility": 1, "failed": 1}
+
+
+def test_attacks_that_pass_utility_are_compared_with_honest_models_that_do() -> None:
+    honest = [*models([0.5, 0.6]), dataclasses.replace(models([9.0], passes_utility=False)[0], name="useless")]
+    group = judge(base(honest, models([2.0], "x")), lambda _: lambda m: m["a"], models([2.0], "x"))
+    passing, whole = (figures([group], population) for population in ("effective-passing-utility", "effective"))
+    assert (passing.n_honest, passing.auroc, passing.fpr[0.05].hits) == (2, 1.0, 0)
+    assert (whole.n_honest, whole.fpr[0.05].hits) == (3, 1)
+
+
+def test_a_reference_that_fails_utility_is_drawn_again(small: Path, tmp_path: Path) -> None:
+    """Contributors of one class in ten and of large steps: many of them cost the model accuracy."""
+    raw = SMALL.replace("learning_rate = 0.005", "learning_rate = 0.3").replace(
+        "sizes = [100, 200]", "sizes = [100, 200]\nalpha = [0.05, 0.1]\niid = 0.0"
+    )
+    small.write_text(raw)
+    config = Config.load(str(small))
+    zoo = Zoo(config, tmp_path / "work", choose_compute("cpu", "float32"))
+    made = [zoo.make(plan) for plan in plans(config, 5) if plan.role in {"fitting", "calibration"}]
+    assert all(record["passes_utility"] for record in made)
+    assert sum(record["draws"] for record in made) > len(made)
+    once = [zoo.make(plan)["draws"] for plan in plans(config, 5) if plan.role == "honest"]
+    assert once == [1] * 4
 
 
 def test_the_whole_gate_counts_utility_on_both_sides() -> None:

@@ -104,17 +104,27 @@ def job_for(
         root_weights=workspace.release(root.id).weights,
         evaluation=workspace.share("evaluation"),
         spec=releases.read_manifest(base).spec,
-        merge=MergePolicy(settings.merge.policy, settings.merge.weight),
-        utility=UtilityLimits(settings.utility.accuracy_drop, settings.utility.recall_drop),
+        merge=merge_policy(settings),
+        utility=utility_limits(settings),
         root_action=settings.guard.root_action,
         would_be=would_be,
     )
 
 
+def utility_limits(settings: OwnerSettings) -> UtilityLimits:
+    """Of every submission, and of the references it is compared with."""
+    return UtilityLimits(settings.utility.accuracy_drop, settings.utility.recall_drop)
+
+
+def merge_policy(settings: OwnerSettings) -> MergePolicy:
+    return MergePolicy(settings.merge.policy, settings.merge.weight)
+
+
 def with_history(verdict: Verdict, store: Store, settings: OwnerSettings, submission: Submission) -> Verdict:
     """The verdict with the check `history`, where it has a p-value that can be added to the contributor's.
 
-    The check never rejects: a contributor whose data differ from what the references assume, always in the same way, has small
+    A submission that fails utility has none where the references pass it (`Verdict.p_value`): how it compares with them says
+    nothing. The check never rejects: a contributor whose data differ from what the references assume, always in the same way, has small
     p-values again and again and is honest all the same. Promoting what was held for it begins a new history.
     """
     started = time.perf_counter()

@@ -47,3 +47,20 @@ def rejection_bounds(gate: float | None, tier: Mapping[str, Any] | None) -> str:
         f"{told}, the escalation tier at most {percent(more)} of all more (95 %): together at most "
         f"{percent(min(1.0, gate + more))} (90 %)"
     )
+
+
+def conditions(conditioning: Mapping[str, Any]) -> str:
+    """What the references of a guard have in common beside honesty, and what it cost.
+
+    >>> conditions({"references": 99, "drawn": 107, "turned_away": 8})
+    '99 references of 107 honest fine-tunes drawn: 8 lose accuracy or recall and would be turned away for that'
+    >>> conditions({"references": 99, "drawn": 99, "turned_away": 0})
+    '99 references of 99 honest fine-tunes drawn: none loses so much accuracy or recall that it would be turned away for that'
+    """
+    away = conditioning["turned_away"]
+    lost = (
+        f"{away} lose{'s' if away == 1 else ''} accuracy or recall and would be turned away for that"
+        if away
+        else "none loses so much accuracy or recall that it would be turned away for that"
+    )
+    return f"{conditioning['references']} references of {conditioning['drawn']} honest fine-tunes drawn: {lost}"

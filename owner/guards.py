@@ -23,6 +23,7 @@ from common.devices import choose_compute
 from common.errors import PortierError, WireError
 from owner import releases
 from owner.admission import check_base
+from owner.assessment import merge_policy, utility_limits
 from owner.escalations import AwaitingEscalation, leave_to_person
 from owner.fitting_process import run_to_its_end
 from owner.gatekeeper.fitting import FittingJob, work_path
@@ -347,6 +348,8 @@ def fitting_job(
         parent_guard=None if parent is None else workspace.release(parent.id).guard,
         parent_weights=None if parent is None else workspace.release(parent.id).weights,
         fresh=fresh,
+        utility=utility_limits(settings),
+        merging=merge_policy(settings),
     )
 
 

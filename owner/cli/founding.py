@@ -9,7 +9,7 @@ import typer
 
 from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption
 from owner.cli.rendering import console, facts, short, show, table, write_json
-from owner.figures import number, percent, rejection_bounds
+from owner.figures import conditions, number, percent, rejection_bounds
 
 PANEL = "Begin"
 
@@ -218,6 +218,7 @@ def protect(
     if found["rule"] == "conformal":
         lines |= {
             "references": f"K = {found['references']}, so that p-values are multiples of {number(found['resolution'])}",
+            **({"of which": conditions(found["conditioning"])} if found["conditioning"] else {}),
             "levels": f"p <= {number(found['reject_level'])} rejects, p <= {number(found['quarantine_level'])} quarantines",
             "false positives": rejection_bounds(found["fpr_bound_95"], found["escalation"]),
         }

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from owner.cli.rendering import coloured, table
-from owner.figures import number, percent, rejection_bounds
+from owner.figures import conditions, number, percent, rejection_bounds
 from owner.suspicions import suspicion
 
 
@@ -78,11 +78,17 @@ def _gate(verdict: Mapping[str, Any]) -> tuple[Text | Table, ...]:
 
 def gate_lines(gate: Mapping[str, Any]) -> Iterator[Text]:
     """What the combined score means, and what stands out where it did not pass."""
+    decides = (
+        "It alone decides: among the p-values below, which do not, a small one turns up by chance."
+        if gate.get("judged", True)
+        else "It decides nothing here: the submission fails utility, which these fine-tunes pass."
+    )
     yield Text(
         f"p = {number(gate.get('p_value'))} of the combined score ({gate.get('method')}) over {gate.get('references')} honest "
-        f"fine-tunes, {gate.get('fitting_references')} others fit its scales. It alone decides: among the p-values below, "
-        "which do not, a small one turns up by chance."
+        f"fine-tunes, {gate.get('fitting_references')} others fit its scales. {decides}"
     )
+    if isinstance(gate.get("conditioning"), Mapping):
+        yield Text(conditions(gate["conditioning"]), style="dim")
     suspected = gate.get("suspected")
     if isinstance(suspected, Mapping):
         yield Text("what stands out, if it was poisoned: " + suspicion(suspected), style="yellow")

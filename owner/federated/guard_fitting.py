@@ -56,6 +56,8 @@ class GuardFitter:
             finetuning=self.finetuning,
             options=self.options,
             compute=self.compute or choose_compute(),
+            # What a client's update does to utility by itself matters little: the mean of many is merged.
+            utility=None,
             progress=False,
         )
 

@@ -23,7 +23,7 @@ from owner.detectors.comparison import is_finite
 from owner.gatekeeper.decision import conclude
 from owner.gatekeeper.escalation import Escalation, awaiting_check
 from owner.gatekeeper.findings import describe
-from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.guard import GATE, Guard
 from owner.gatekeeper.merging import MergePolicy, merge
 from owner.gatekeeper.rules import Judgement
 from owner.gatekeeper.utility import UtilityLimits, check_accuracy, check_recall
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 RootAction = Literal["quarantine", "record"]
 SecondLook = Callable[[], Escalation | None]
 """Gives the calibrated escalation tier, None where there is none yet. Called only for a submission that needs it."""
+
+
+_AGAINST_ROOT = "the would-be release against the root release: "
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Vetting:
         self.started = time.perf_counter()
         self.checks: list[Check] = []
         self.judgements: list[Judgement] = []
+        self.useful: bool | None = None
         self.unclear: set[str] = set()
         self.last_word: Check | None = None
         self.measurements: dict[str, Any] = {}
@@ -77,7 +81,9 @@ class Vetting:
             return self._conclude(None)
         self._detect(evidence)
         would_be = self._merge(weights)
-        if would_be is not None and self._check_utility(would_be) and self.root is not None:
+        runs = would_be is not None and self._check_utility(would_be)
+        self._set_aside()
+        if runs and would_be is not None and self.root is not None:
             with errors_of("root"):
                 self._compare_with_root(would_be, self.root)
         if self.guard.options.escalation_names and self._held_by_p_alone():
@@ -167,6 +173,21 @@ class Vetting:
         self.judgements += [judgement for _, judgement in deciding]
         self.measurements |= describe(self.guard, evidence, deciding)
 
+    def _set_aside(self) -> None:
+        """A submission that fails utility is none of the references' peers where these pass it: its p says nothing of intent. It
+        stands in the check for people to read; a score that is not finite rejects all the same."""
+        if not self._is_no_peer(self.guard):
+            return
+        names = {one.name for one in self.checks if one.name in self.guard.thresholds and _has_finite_p(one)}
+        self.checks = [_not_judged(one, self.guard) if one.name in names else one for one in self.checks]
+        self.judgements = [one for one in self.judgements if one.p_value is None]
+        self.unclear = set()
+        if GATE in names:
+            self.measurements[GATE] |= {"judged": False, "suspected": None, "picture": None}
+
+    def _is_no_peer(self, guard: Guard) -> bool:
+        return self.useful is False and guard.usefulness is not None
+
     def _merge(self, weights: Weights) -> Weights | None:
         clock = _Clock()
         base = self.gatekeeper.release
@@ -188,11 +209,14 @@ class Vetting:
         broken = _not_finite(seen)
         if broken:
             self._reject("utility", clock, "NONFINITE_ACTIVATION", f"{broken} of the would-be release")
+            self.useful = False
             return False
         after = keeper.evaluate(seen.logits)
         names = keeper.evaluation.class_names
-        self.checks.append(check_accuracy(before, after, self.utility, seconds=clock.lap()))
-        self.checks.append(check_recall(before, after, self.utility, names, seconds=clock.lap()))
+        found = [check_accuracy(before, after, self.utility, seconds=clock.lap())]
+        found.append(check_recall(before, after, self.utility, names, seconds=clock.lap()))
+        self.checks += found
+        self.useful = all(check.decision is Decision.ACCEPTED for check in found)
         self.measurements["evaluation"] = {
             "images": len(keeper.evaluation),
             "current": _measured(before),
@@ -214,18 +238,19 @@ class Vetting:
                 "p_value": judgement.p_value,
                 "drifted": drifted,
             }
-            self.checks.append(
-                Check(
-                    f"root-{name}",
-                    Decision.QUARANTINED if holds else Decision.ACCEPTED,
-                    clock.lap(),
-                    score=score,
-                    threshold=judgement.threshold,
-                    p_value=judgement.p_value,
-                    code="ROOT_DRIFT" if drifted else None,
-                    detail=f"the would-be release against the root release: {judgement.detail}",
-                )
+            check = Check(
+                f"root-{name}",
+                Decision.QUARANTINED if holds else Decision.ACCEPTED,
+                clock.lap(),
+                score=score,
+                threshold=judgement.threshold,
+                p_value=judgement.p_value,
+                code="ROOT_DRIFT" if drifted else None,
+                detail=f"{_AGAINST_ROOT}{judgement.detail}",
             )
+            if self._is_no_peer(root) and _has_finite_p(check):
+                check = _not_judged(check, root, _AGAINST_ROOT)
+            self.checks.append(check)
 
     def _held_by_p_alone(self) -> bool:
         """Whether nothing but a p-value between the levels keeps the submission from passing."""
@@ -296,6 +321,19 @@ def _judged(name: str, judgement: Judgement, score: float, seconds: float, code:
         code=None if passed else code,
         detail=judgement.detail,
     )
+
+
+def _not_judged(check: Check, guard: Guard, about: str = "") -> Check:
+    """A check on p that decides nothing, for the submission fails utility, which the references of `guard` pass."""
+    detail = (
+        f"{about}p = {check.p_value or 0:.3g} over {len(guard.references)} references; not judged: it fails utility, which the "
+        "references pass"
+    )
+    return replace(check, decision=Decision.ACCEPTED, code=None, detail=detail)
+
+
+def _has_finite_p(check: Check) -> bool:
+    return check.p_value is not None and check.score is not None and math.isfinite(check.score)
 
 
 def _measured(evaluation: Evaluation) -> dict[str, Any]:

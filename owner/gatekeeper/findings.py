@@ -69,6 +69,8 @@ def _gate(
         "fitting_references": len(guard.fitting),
         "families": guard.family_p_values(scores),
         "leading": leading,
+        "judged": True,
+        "conditioning": guard.conditioning,
         "suspected": _suspected(guard, detectors, leading) if stands_out else None,
         "picture": _picture(guard, evidence) if stands_out else None,
     }

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -42,10 +42,13 @@ from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.guard_files import settle
 from owner.gatekeeper.incremental import BigNewsError, small_news
 from owner.gatekeeper.limits import forbid_core_dumps
+from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.protection import OnReference, Protection
 from owner.gatekeeper.transplants import KEPT, Transplants
 from owner.gatekeeper.triggers import Triggers
+from owner.gatekeeper.usefulness import Usefulness, usefulness_of
+from owner.gatekeeper.utility import UtilityLimits
 
 _PARENT_SECONDS = 0.2
 _WORTH_SHARING = 500_000
@@ -61,6 +64,7 @@ class FittingJob:
     what: the guard, or the escalation tier of the guard that stands in `directory`.
     parent_guard, parent_weights: of the release before it, where there is one: with `options.incremental` its fine-tunes are taken
         over if this release is small news. fresh: train all the same.
+    utility, merging: as in `Protection`.
     """
 
     weights: Path
@@ -77,6 +81,12 @@ class FittingJob:
     parent_guard: Path | None = None
     parent_weights: Path | None = None
     fresh: bool = False
+    utility: UtilityLimits | None = None
+    merging: MergePolicy = field(default_factory=MergePolicy)
+
+    @property
+    def usefulness(self) -> Usefulness | None:
+        return usefulness_of(self.options, self.utility, self.merging)
 
     @property
     def work(self) -> Path:
@@ -101,6 +111,8 @@ class FittingJob:
             "parent_guard": None if self.parent_guard is None else str(self.parent_guard.absolute()),
             "parent_weights": None if self.parent_weights is None else str(self.parent_weights.absolute()),
             "fresh": self.fresh,
+            "utility": None if self.utility is None else self.utility.to_json(),
+            "merge": self.merging.to_json(),
         }
 
     @classmethod
@@ -117,6 +129,8 @@ class FittingJob:
                 parent_guard=_path(data, "parent_guard"),
                 parent_weights=_path(data, "parent_weights"),
                 fresh=bool(data.get("fresh", False)),
+                utility=None if data.get("utility") is None else UtilityLimits.from_json(data["utility"]),
+                merging=MergePolicy.from_json(data.get("merge", {})),
             )
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"the fitting job is incomplete: {error}") from error
@@ -189,6 +203,8 @@ def _protection(job: FittingJob, digest: str, earlier: Guard | None) -> tuple[Pr
         known=earlier,
         keep=job.options.incremental,
         transplants=transplants,
+        utility=job.utility,
+        merging=job.merging,
     ), why
 
 
@@ -262,6 +278,7 @@ def _transplants(job: FittingJob, model: nn.Module) -> tuple[Transplants | None,
             spec=job.spec,
             finetuning=job.finetuning,
             compute=job.compute,
+            usefulness=job.usefulness,
         )
     except BigNewsError as error:
         return None, error.message
@@ -280,8 +297,15 @@ def _earlier(job: FittingJob) -> Guard | None:
 def _is_wanted(guard: Guard, job: FittingJob, digest: str) -> bool:
     if job.fresh and "transplanted_from" in guard.provenance:
         return False
-    same = (guard.release_sha256, guard.spec, _judging(guard.options), guard.finetuning, guard.compute)
-    return same == (digest, job.spec, _judging(job.options), job.finetuning, job.compute)
+    same = (
+        guard.release_sha256,
+        guard.spec,
+        _judging(guard.options),
+        guard.finetuning,
+        guard.compute,
+        guard.usefulness,
+    )
+    return same == (digest, job.spec, _judging(job.options), job.finetuning, job.compute, job.usefulness)
 
 
 def _judging(options: GuardOptions) -> GuardOptions:

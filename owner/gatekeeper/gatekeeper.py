@@ -30,6 +30,7 @@ from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.protection import OnReference, Protection
 from owner.gatekeeper.transplants import Transplants
 from owner.gatekeeper.triggers import Triggers, split_triggers
+from owner.gatekeeper.usefulness import DEFAULTS
 from owner.gatekeeper.utility import UtilityLimits
 from owner.gatekeeper.verdict import Verdict
 
@@ -95,6 +96,8 @@ class Gatekeeper:
         compute: Compute | None = None,
         directory: Path | None = None,
         transplants: Transplants | None = None,
+        utility: UtilityLimits | None = DEFAULTS.limits,
+        merging: MergePolicy = DEFAULTS.merging,
         progress: bool | None = None,
         on_reference: OnReference | None = None,
     ) -> Gatekeeper:
@@ -111,10 +114,14 @@ class Gatekeeper:
         transplants: fine-tunes of an earlier release to use instead of training any: `owner.gatekeeper.incremental.small_news`
             says whether `model` is near enough. With `options.incremental`, and a directory, `Protection.kept_in(directory, guard)`
             holds this guard's own afterwards.
+        utility, merging: the utility check that submissions will have to pass, and how they will be merged. The references are those
+            that would pass it, and p is valid among honest submissions that do; one that fails it is rejected for that, and not
+            judged by p. `vet` takes the same ones where it is told no others. None: every honest fine-tune is a reference, for
+            where no submission is turned away for its utility.
         progress: show a bar; None shows it on a terminal.
 
-        Raises VacuousGateError where the activations do not depend on weights, GuardError for too little data or the rule
-        `seed` with a detector that has no image scores, ConfigurationError for no detectors or two of one name, ModelError,
+        Raises VacuousGateError where the activations do not depend on weights, GuardError for too little data, for the rule
+        `seed` with a detector that has no image scores, or where hardly a fine-tune passes utility, ConfigurationError for no detectors or two of one name, ModelError,
         StorageError.
         """
         options = options or GuardOptions()
@@ -130,6 +137,8 @@ class Gatekeeper:
             detectors=None if detectors is None else tuple(detectors),
             keep=options.incremental,
             transplants=transplants,
+            utility=utility,
+            merging=merging,
         )
         guard = protection.fit(directory=directory, progress=progress, on_reference=on_reference)
         return cls(guard, model, references_pool=references_pool, directory=directory)
@@ -207,6 +216,7 @@ class Gatekeeper:
 
         candidate: a model, its weights, or a safetensors file of them.
         current: the release to merge onto; None is the guarded release itself.
+        policy, utility: None are those that the guard's references were conditioned on, or else the defaults.
         root: the guard of the first release, which scores the would-be release: poison that each step let through adds up.
         root_action: whether drift from the root quarantines or is only recorded.
         second_look: gives the escalation tier, for a submission that p alone has put into quarantine; None is `calibrated`. No
@@ -214,11 +224,12 @@ class Gatekeeper:
 
         Raises StorageError where a file cannot be read. Nothing a candidate holds raises: it is rejected.
         """
+        conditioned = self.guard.usefulness or DEFAULTS
         return Vetting(
             self,
             current,
-            policy or MergePolicy(),
-            utility or UtilityLimits(),
+            policy or conditioned.merging,
+            utility or conditioned.limits,
             root,
             root_action,
             second_look or self.calibrated,

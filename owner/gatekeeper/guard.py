@@ -22,6 +22,7 @@ from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import Weights
 from owner.detectors import Detector, Evidence, measures_of
+from owner.figures import conditions
 from owner.gatekeeper import guard_files
 from owner.gatekeeper.combined import CombinedScore
 from owner.gatekeeper.histograms import counts, log_edges
@@ -35,6 +36,7 @@ from owner.gatekeeper.rules import (
     p_value,
     seed_threshold,
 )
+from owner.gatekeeper.usefulness import Usefulness, drawn
 
 GATE = "gate"
 """Name of the combined score among checks and thresholds."""
@@ -51,6 +53,7 @@ class Guard:
     release_weights: M itself. Not stored with the guard: `with_release` hands it in.
     provenance: nothing for references trained on this release; else of which release they were transplanted, on which they were
         trained, the generation and the news, and how many were trained on this one after all (`owner.gatekeeper.transplants`).
+    usefulness: what its references, but for M_f, are conditioned on: they pass this utility check. None: on nothing.
     key: digest of all that decides a reference's scores; references of equal keys may be exchanged between guards.
     """
 
@@ -72,6 +75,7 @@ class Guard:
     release_weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     key: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    usefulness: Usefulness | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: _versions())
 
     @property
@@ -110,7 +114,23 @@ class Guard:
 
     def _judge_among(self, score: float, scores: list[float]) -> Judgement:
         options = self.options
-        return judge_by_references(score, scores, reject=options.reject_level, quarantine=options.quarantine_level)
+        found = judge_by_references(score, scores, reject=options.reject_level, quarantine=options.quarantine_level)
+        return replace(found, detail=f"{found.detail}; {conditions(told)}") if (told := self.conditioning) else found
+
+    @property
+    def conditioning(self) -> dict[str, Any] | None:
+        """What the references are conditioned on, of how many honest fine-tunes they were drawn, and how many of these fail utility;
+        None where they are conditioned on nothing. `references`, `drawn` and `turned_away` count those that calibrate."""
+        if self.usefulness is None:
+            return None
+        calibrating, fitting = (drawn(one.plan for one in part) for part in (self.references, self.fitting))
+        return {
+            **self.usefulness.to_json(),
+            "references": len(self.references),
+            "drawn": calibrating,
+            "turned_away": calibrating - len(self.references),
+            "fitting_turned_away": fitting - len(self.fitting),
+        }
 
     def threshold(self, detector: str) -> float:
         """The largest score that is not rejected. Raises GuardError where Eq. 4 is asked of a detector without image errors."""

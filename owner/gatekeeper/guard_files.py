@@ -41,6 +41,7 @@ from owner.detectors import DETECTORS, DetectorState, restore
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KEPT
+from owner.gatekeeper.usefulness import Usefulness
 
 if TYPE_CHECKING:
     from owner.gatekeeper.guard import Guard
@@ -221,6 +222,7 @@ def _describe(guard: Guard, files: Mapping[str, str]) -> bytes:
         "inputs": len(guard.calibration.inputs),
         "key": guard.key,
         "provenance": dict(guard.provenance),
+        "usefulness": None if guard.usefulness is None else guard.usefulness.to_json(),
         "versions": dict(guard.versions),
         "files": dict(files),
     }
@@ -284,6 +286,8 @@ def _fields(about: Mapping[str, Any], tensors: Mapping[str, Weights]) -> dict[st
         "release_probes": _unpack_probes(tensors.get("probes.safetensors", {})),
         "key": about.get("key", ""),
         "provenance": about.get("provenance", {}),
+        # A guard of an earlier version has none: its references are conditioned on nothing.
+        "usefulness": Usefulness.from_json(about["usefulness"]) if about.get("usefulness") else None,
         "versions": about["versions"],
     }
 

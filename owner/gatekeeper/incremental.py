@@ -16,6 +16,7 @@ from owner.gatekeeper.finished import Part
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants, measure_news
+from owner.gatekeeper.usefulness import Usefulness
 
 
 class BigNewsError(GuardError):
@@ -31,11 +32,12 @@ def small_news(
     spec: ModelSpec,
     finetuning: TrainingOptions,
     compute: Compute,
+    usefulness: Usefulness | None = None,
 ) -> Transplants:
     """The fine-tunes of the guard in `guard`, which protects the weights in the file `old`, for a guard of `new` with these options.
 
-    Raises BigNewsError, which says why: there is no such guard, it kept none or one is damaged, it followed other recommendations or another
-    population, too many transplants came before, or the news since they were trained exceeds `options.incremental_news`.
+    Raises BigNewsError, which says why: there is no such guard, it kept none or one is damaged, it followed other recommendations, another
+    population or another utility check, too many transplants came before, or the news since they were trained exceeds `options.incremental_news`.
     """
     try:
         before = Guard.load(guard)
@@ -45,6 +47,8 @@ def small_news(
     asked = (spec, finetuning, compute, options.population, options.seed)
     if asked != (before.spec, before.finetuning, before.compute, before.options.population, before.options.seed):
         raise BigNewsError("model, recommendation, population, device or seed differ from those of the guard before it")
+    if usefulness != before.usefulness:
+        raise BigNewsError("the utility check that its references pass differs from that of the guard before it")
     made = before.provenance
     generation = int(made.get("generation", 0)) + 1
     if generation > options.incremental_generations:

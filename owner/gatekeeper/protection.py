@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -33,15 +33,17 @@ from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.fine_tunes import OWNER, FineTunes
 from owner.gatekeeper.finished import FinishedReferences, Part, number_of
 from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants
 from owner.gatekeeper.triggers import Triggers, check_examples
+from owner.gatekeeper.usefulness import TURNED_AWAY, Draws, Usefulness, usefulness_of
+from owner.gatekeeper.utility import UtilityLimits
 
 OnReference = Callable[[int, int, Mapping[str, float]], None]
 """Called with how many fine-tunes are done, how many there are in all, and the scores of the latest."""
 
-_ATTEMPTS = 5
 _POLL_SECONDS = 0.2
 
 
@@ -65,8 +67,13 @@ class Protection:
     keep: bool = False
     """Keep the weights of every fine-tune in `kept_in`; for that `fit` needs a directory."""
     transplants: Transplants | None = None
-    """Fine-tunes of an earlier release that are moved to this one instead of training any. One that does not score finitely here is
-    trained all the same."""
+    """Fine-tunes of an earlier release that are moved to this one instead of training any. One that does not score finitely here, or
+    fails utility, is trained all the same."""
+    utility: UtilityLimits | None = None
+    """Every fitting and calibrating reference, merged into M, passes the utility check with these limits: one that does not is drawn
+    again. For a gate of submissions that have to pass it too. None: whatever is honest is a reference."""
+    merging: MergePolicy = field(default_factory=MergePolicy)
+    """How they are merged for that."""
 
     def fit(
         self,
@@ -78,7 +85,7 @@ class Protection:
     ) -> Guard:
         """assistants: processes that make some of the fine-tunes into the same directory; what they leave is made here.
 
-        Raises VacuousGateError, GuardError for too little data, ConfigurationError for unfit detectors, ModelError,
+        Raises VacuousGateError, GuardError for too little data or where hardly a fine-tune passes utility, ConfigurationError for unfit detectors, ModelError,
         StorageError.
         """
         ready = self._prepare(directory)
@@ -131,6 +138,7 @@ class Protection:
             provenance=self.transplants.provenance_of([r.plan for part in references.values() for r in part])
             if self.transplants
             else {},
+            usefulness=self.usefulness,
         )
 
     def assist(self, directory: Path, share: Share) -> None:
@@ -187,6 +195,10 @@ class Protection:
         several = self.options.rule == "conformal" and len(self._unfitted) > 1
         return self.options.fitting_references if several else 0
 
+    @property
+    def usefulness(self) -> Usefulness | None:
+        return usefulness_of(self.options, self.utility, self.merging)
+
     def _plans(self) -> Iterator[tuple[Part, int]]:
         yield "owner", 0
         yield from (("fitting", k) for k in range(self.fitting_references))
@@ -236,44 +248,54 @@ class Protection:
     def _reference(self, part: Part, k: int, ready: _Ready) -> Reference:
         """The k-th fine-tune of a part, scored. Its weights are kept only where they are asked for.
 
-        One that diverges is drawn again: its maker would have seen the loss, and returned nothing.
+        One that diverges is drawn again: its maker would have seen the loss, and returned nothing. So is one that fails utility, where
+        submissions have to pass it: nobody asks what its p is.
         """
+        number = number_of(part, k)
+        useful = None if number == OWNER else self.usefulness
         if self.transplants is not None:
             weights, plan = self.transplants.onto(self.model.state_dict(), part, k)
             model = copy.deepcopy(self.model)
             model.load_state_dict(weights)
-            scored = self._scored(model, plan, ready)
-            if scored is not None:
-                return self._keep(scored, model, part, k, ready.kept)
+            outcome = self._scored(model, plan, ready, useful)
+            if isinstance(outcome, Reference):
+                return self._keep(outcome, model, part, k, ready.kept)
             # Of no use on this release; it is trained, as if it had not been kept.
-        number = number_of(part, k)
-        attempts = 1 if number == OWNER else _ATTEMPTS
-        cause: ModelError | None = None
-        for attempt in range(attempts):
+        draws = Draws(diverging_limit=1) if number == OWNER else Draws()
+        while True:
+            attempt = draws.made
             try:
                 model, planned, report = self.fine_tunes.make(
                     number, attempt, head=ready.head, directory=ready.work.path
                 )
             except ModelError as error:  # the loss, or a weight, is not finite
-                cause = error
+                draws.diverge(error)
                 continue
             described = planned.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
-            scored = self._scored(model, described, ready)
-            if scored is not None:
-                return self._keep(scored, model, part, k, ready.kept)
-        why = cause.message if cause else "its activations are not finite"
-        raise GuardError(
-            f"honest fine-tuning as recommended fails ({attempts} of {attempts} tries): {why}",
-            hint=cause.hint if cause else "recommend a lower learning rate",
-        ) from cause
+            described |= {TURNED_AWAY: draws.turned_away} if useful else {}
+            outcome = self._scored(model, described, ready, useful)
+            if isinstance(outcome, Reference):
+                return self._keep(outcome, model, part, k, ready.kept)
+            if outcome is None:
+                draws.diverge()
+            else:
+                draws.turn_away(outcome)
 
-    def _scored(self, model: nn.Module, plan: Mapping[str, object], ready: _Ready) -> Reference | None:
-        """None where activations or scores are not finite."""
+    def _scored(
+        self, model: nn.Module, plan: Mapping[str, object], ready: _Ready, useful: Usefulness | None
+    ) -> Reference | tuple[str, ...] | None:
+        """None where activations or scores are not finite; the utility checks that it fails, where it should pass them."""
         calibration = self.triggers.calibration
         seen = observe(model, calibration.inputs, head=ready.head, compute=self.compute)
         evidence = self._evidence(model, seen, calibration, ready.head, ready.release)
         if not (bool(torch.isfinite(seen.features).all()) and bool(torch.isfinite(seen.logits).all())):
             return None
+        if useful is not None:
+            failed = useful.failed(
+                model, self._release, ready.evaluation, self.triggers.evaluation, head=ready.head, compute=self.compute
+            )
+            if failed:
+                return failed
         scores = {n: s for detector in ready.detectors.values() for n, s in measures_of(detector, evidence).items()}
         if not all(math.isfinite(score) for score in scores.values()):
             return None
@@ -334,6 +356,8 @@ class Protection:
             "data": [_digest(part) for part in (*self.triggers.parts.values(), self.references_pool)],
             "detectors": {name: self._about(detector) for name, detector in detectors.items()},
         }
+        if self.usefulness is not None:
+            about["usefulness"] = self.usefulness.to_json()
         if self.transplants is not None:  # they are not what training would make
             about["transplants"] = self.transplants.provenance
         return hashlib.sha256(canonical.encode(about)).hexdigest()

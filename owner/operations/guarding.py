@@ -58,6 +58,7 @@ class Protected:
             "escalation": _escalation(guard),
             "thresholds": guard.thresholds,
             "provenance": dict(guard.provenance),
+            "conditioning": guard.conditioning,
             "accuracy": self.evaluation.accuracy,
             "head": self.guard.head,
             "device": str(self.guard.compute.device),

@@ -43,6 +43,7 @@ def run_gate(
         finetuning=type(finetuning).from_json(finetuning.to_json() | {"epochs": short}),
         options=_options(settings, len(pool), step.seed),
         compute=engine.compute,
+        utility=None,  # every verdict of the paper's detector is told, whatever the model is worth
         directory=work.folder(step) / "gate",
         progress=progress,
         on_reference=lambda _done, _total, _scores: engine.check_deadline(),

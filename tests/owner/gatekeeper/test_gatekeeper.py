@@ -65,9 +65,9 @@ def test_sign_flipped_weights_are_rejected(bench) -> None:  # type: ignore[no-un
 
 
 def test_weights_drowned_in_noise_are_rejected_by_the_detector(bench) -> None:  # type: ignore[no-untyped-def]
-    verdict = bench.gatekeeper.vet(noisy(bench.weights))
+    verdict = bench.gatekeeper.vet(noisy(bench.weights), utility=UtilityLimits(1.0, 1.0))
     assert verdict.decision is Decision.REJECTED
-    assert "ACTIVATION_AUTOENCODER" in verdict.codes
+    assert verdict.codes == ("ACTIVATION_AUTOENCODER",)
     assert verdict.p_value == pytest.approx(0.1)
     assert verdict.public_code == "review"
 

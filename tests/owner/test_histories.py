@@ -10,6 +10,7 @@ import pytest
 from common.config import load as load_settings
 from owner.assessment import accept, settle, vet, with_check, with_history
 from owner.e_process import HistoryRule
+from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.histories import earlier, standing
@@ -17,7 +18,7 @@ from owner.ledger.records import Submission, SubmissionState
 from owner.operations import people
 from owner.operations.opening import Office
 from owner.settings import OwnerSettings
-from tests.owner.people import QUICK, Contributor, InProcess, slightly_changed
+from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
 
 
 class Scores(InProcess):
@@ -138,6 +139,25 @@ def test_a_vetting_without_an_answer_leaves_the_history_alone(office: Office, ad
     submission = ada.hand_in(slightly_changed)
     silent = Verdict(Decision.QUARANTINED, (), ("VETTING_TIMEOUT",))
     assert with_history(silent, office.store, office.settings, submission) == silent
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_what_fails_utility_enters_no_history_where_the_references_pass_it(
+    office: Office, ada: Contributor, conditioned: bool
+) -> None:
+    current, worker = office.store.current(), InProcess()
+    if not conditioned:
+        path = office.workspace.release(current.id).guard
+        guard = Guard.load(path)
+        assert guard.usefulness is not None
+        dataclasses.replace(guard, usefulness=None).save(path)
+    submission = ada.hand_in(negated)
+    office.store.claim()
+    verdict = vet(office.workspace, office.store, office.settings, worker, submission, current)  # type: ignore[arg-type]
+    settle(office.workspace, office.store, office.signing_key, office.settings, submission, current, verdict)
+    assert "UTILITY_ACCURACY" in verdict.codes
+    assert ("history" in {check.name for check in verdict.checks}) is not conditioned
+    assert len(earlier(office.store, "ada", 50)) == (0 if conditioned else 1)
 
 
 def test_contributors_are_listed_with_their_e_value(office: Office, ada: Contributor, judge: Says) -> None:

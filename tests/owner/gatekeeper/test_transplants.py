@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.weights import Weights, load, save
-from owner.gatekeeper import Gatekeeper, Guard, GuardOptions, merge
+from owner.gatekeeper import Gatekeeper, Guard, GuardOptions, UtilityLimits, merge
 from owner.gatekeeper.fitting import FittingJob, fit
 from owner.gatekeeper.incremental import BigNewsError, small_news
 from owner.gatekeeper.transplants import KEPT, KeptReferences, distance, transplant
@@ -118,6 +118,7 @@ def refusal(job: FittingJob, **options: object) -> str:
             spec=job.spec,
             finetuning=job.finetuning,
             compute=job.compute,
+            usefulness=job.usefulness,
         )
     return raised.value.message
 
@@ -198,3 +199,23 @@ def test_a_fine_tune_that_does_not_score_finitely_on_the_new_release_is_trained_
     assert [r.plan["generation"] for r in third.references] == [2, 2, 1, 2, 2]
     assert third.provenance["total_news"] > guard.provenance["total_news"]
     assert "trained_afresh" not in third.provenance
+
+
+def test_a_fine_tune_that_would_fail_utility_on_the_new_release_is_trained_on_it(
+    old: FittingJob, job: FittingJob, tmp_path: Path
+) -> None:
+    limits = UtilityLimits(accuracy_drop=0.1, recall_drop=0.2)
+    parent = dataclasses.replace(old, utility=limits, directory=tmp_path / "parent")
+    fit(parent, progress=False)
+    kept = KeptReferences(parent.directory / KEPT)
+    weights, plan = kept.read("calibrating", 2)
+    kept.write("calibrating", 2, {name: -tensor for name, tensor in weights.items()}, plan)
+    options = dataclasses.replace(job.options, incremental_news=1e6)
+    job = dataclasses.replace(job, parent_guard=parent.directory, utility=limits, options=options)
+    guard = fit(job, progress=False)
+    assert guard.provenance["trained_afresh"] == 1
+    assert [one.plan.get("generation") for one in guard.references] == [1, 1, None, 1, 1]
+
+
+def test_fine_tunes_that_passed_another_utility_check_are_not_transplanted(job: FittingJob) -> None:
+    assert "utility check" in refusal(dataclasses.replace(job, utility=UtilityLimits()))

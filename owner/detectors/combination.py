@@ -330,11 +330,11 @@ class Combination:
         return found
 
     def _summed_groups(self, z: Mapping[str, float], *, beyond: float) -> float:
-        total = 0.0
+        found = []
         for group, members in self._members(self._group).items():
             mine = [z[name] for name in members if name in z]
-            total += max(self.group_scales_[group].z(max(mine)) - beyond, 0.0) if mine else 0.0
-        return total
+            found.append(max(self.group_scales_[group].z(max(mine)) - beyond, 0.0) if mine else 0.0)
+        return math.fsum(found)  # a stored guard has them in another order
 
     def _rank_p(self, name: str, z: Mapping[str, float]) -> float:
         references = self.references_[name]

@@ -17,7 +17,7 @@ from common.errors import ConfigurationError, GuardError, UnknownNameError
 from common.weights import save
 from owner.choices import PRESETS, expand
 from owner.detectors import Combination, standard_detectors
-from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, Verdict
+from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, UtilityLimits, Verdict
 from owner.gatekeeper.rules import p_value
 from owner.gatekeeper.verdict import Check
 from tests.owner.gatekeeper.conftest import STANDARD, with_standard_detectors
@@ -111,7 +111,7 @@ def test_a_small_p_value_of_one_detector_or_family_does_not_decide(bench, combin
 
 
 def test_wrecked_weights_are_rejected_by_the_gate(bench, combined: Gatekeeper) -> None:  # type: ignore[no-untyped-def]
-    verdict = combined.vet(drowned(bench))
+    verdict = combined.vet(drowned(bench), utility=UtilityLimits(1.0, 1.0))
     assert gate_check(verdict).code == "GATE"
     assert verdict.p_value == pytest.approx(0.1)
     assert verdict.public_code == "review"

@@ -180,13 +180,15 @@ def test_drift_from_the_root_is_no_reason_of_its_own_where_the_root_is_the_base(
     assert verdict.decision is tier_check(verdict).decision
 
 
+@pytest.mark.parametrize("conditioned", [True, False])
 def test_what_fails_utility_too_is_not_looked_at(
-    bench: Bench, calibrations: list[Guard], looks: list[object], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, calibrations: list[Guard], looks: list[object], monkeypatch: pytest.MonkeyPatch, conditioned: bool
 ) -> None:
+    keeper = protect(bench, quick(bench), **({} if conditioned else {"utility": None}))
     useless = Check("utility-accuracy", Decision.REJECTED, code="UTILITY_ACCURACY")
     monkeypatch.setattr(examination, "check_accuracy", lambda *_, **__: useless)
-    verdict = protect(bench, quick(bench)).vet(typical(bench))
-    assert cheap(verdict).decision is Decision.QUARANTINED
+    verdict = keeper.vet(typical(bench))
+    assert cheap(verdict).decision is (Decision.ACCEPTED if conditioned else Decision.QUARANTINED)
     assert verdict.decision is Decision.REJECTED
     assert (calibrations, looks) == ([], [])
 

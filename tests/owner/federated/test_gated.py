@@ -97,6 +97,8 @@ def test_a_guard_that_is_given_as_a_fitter_fits_the_first_global_model(
     assert arrays is not None
     assert outcomes(strategy.records[0]) == ["kept"]
     assert strategy.records[0].guard_seconds > 0
+    assert strategy.guard is not None
+    assert strategy.guard.guard.usefulness is None  # no client is turned away for what its update does by itself
     assert strategy.guard_seconds == {1: strategy.records[0].guard_seconds}
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from common.config import Section, Settings
 from common.errors import ConfigurationError, ResolutionError
 from common.training_options import TrainingOptions
-from owner.choices import ESCALATIONS, PAPER, PRESETS, expand
+from owner.choices import DETECTOR_NAMES, ESCALATIONS, PAPER, PRESETS, expand
 from owner.levels import RuleName, check_levels, check_tier
 from owner.population import HonestPopulation
 
@@ -57,8 +57,8 @@ class ModelSettings(Section):
 
 class GuardSettings(Section):
     detectors: tuple[str, ...] = (PAPER,)
-    """What returned models are measured by: paper (the activation auto-encoder alone), standard (every detector of
-    docs/detectors.md), or detectors by name. Of several, one combined score decides."""
+    """What returned models are measured by: paper (the activation auto-encoder alone), standard (those of docs/detectors.md that
+    the benchmark chose), or detectors by name. Of several, one combined score decides."""
     combination: Literal["max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors"] = "families"
     """How several detectors become one score (docs/detectors.md)."""
     given_size: bool = True
@@ -111,10 +111,10 @@ class GuardSettings(Section):
     def _detectors(self) -> GuardSettings:
         if not self.detectors:
             raise ValueError("detectors must name at least one: paper, standard, or detectors by name")
-        unknown = [name for name in expand(self.detectors) if name not in PRESETS["standard"]]
+        unknown = [name for name in expand(self.detectors) if name not in DETECTOR_NAMES]
         if unknown:
             raise ValueError(
-                f"detectors: there is no {unknown[0]!r}; paper, standard, or any of {', '.join(PRESETS['standard'])}"
+                f"detectors: there is no {unknown[0]!r}; paper, standard, or any of {', '.join(DETECTOR_NAMES)}"
             )
         if self.rule == "seed" and expand(self.detectors) != PRESETS[PAPER]:
             raise ValueError(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
 from common.weights import save
-from owner.choices import PRESETS, expand
+from owner.choices import DETECTOR_NAMES, PRESETS, expand
 from owner.detectors import Combination, standard_detectors
 from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, UtilityLimits, Verdict
 from owner.gatekeeper.rules import p_value
@@ -53,7 +53,7 @@ def test_one_check_decides_for_all_detectors(bench, combined: Gatekeeper) -> Non
     assert names == ["admission", "activations", "gate", "merge", "utility-accuracy", "utility-recall"]
     assert verdict.decision is Decision.ACCEPTED
     assert gate_check(verdict).detail.startswith("consistent with honest fine-tuning")
-    assert list(verdict.measurements["detectors"]) == [detector.name for detector in standard_detectors()]
+    assert list(verdict.measurements["detectors"]) == list(PRESETS["standard"])
 
 
 def test_the_overall_p_value_is_that_of_an_independent_computation(bench, combined: Gatekeeper) -> None:  # type: ignore[no-untyped-def]
@@ -96,15 +96,16 @@ def test_calibrating_references_have_no_part_in_the_scales_and_fitting_ones_none
 
 
 def test_a_small_p_value_of_one_detector_or_family_does_not_decide(bench, combined: Gatekeeper) -> None:  # type: ignore[no-untyped-def]
-    names = ("confusion-drift", "confusion-drift/hard", "confusion-drift/soft")
+    names = [name for name in combined.guard.references[0].scores if name.startswith("extrapolation")]
+    far = {name: 1e6 * v for name, v in combined.guard.references[0].scores.items() if name.startswith("update-norm")}
     still = tuple(
-        dataclasses.replace(one, scores={n: -1.0 if n in names else v for n, v in one.scores.items()})
+        dataclasses.replace(one, scores={n: -1.0 if n in names else v for n, v in one.scores.items()} | far)
         for one in combined.guard.references
     )
     keeper = Gatekeeper(dataclasses.replace(combined.guard, references=still), bench.model)
     verdict = keeper.vet(bench.honest())
-    assert verdict.measurements["gate"]["families"]["confusion"] == pytest.approx(0.1)
-    assert verdict.measurements["detectors"]["confusion-drift"]["p_value"] == pytest.approx(0.1)
+    assert verdict.measurements["gate"]["families"]["extrapolation"] == pytest.approx(0.1)
+    assert verdict.measurements["detectors"]["extrapolation"]["p_value"] == pytest.approx(0.1)
     assert (verdict.decision, verdict.codes) == (Decision.ACCEPTED, ())
     assert verdict.p_value is not None
     assert verdict.p_value > 0.1
@@ -142,7 +143,6 @@ def test_utility_is_no_part_of_the_overall_score_and_has_a_p_value_of_its_own(co
     assert guard.family_p_values(worse)["utility"] == pytest.approx(0.1)
     assert set(guard.family_p_values(scores)) == {
         "activations",
-        "confusion",
         "extrapolation",
         "probes",
         "utility",
@@ -239,8 +239,10 @@ def test_the_papers_detector_alone_needs_no_fitting_references(bench) -> None:  
     assert GuardOptions().detector_names == ("activation-autoencoder",)
 
 
-def test_the_standard_preset_is_every_standard_detector() -> None:
-    assert PRESETS["standard"] == tuple(detector.name for detector in standard_detectors())
+def test_the_standard_preset_is_every_standard_detector_but_one() -> None:
+    names = tuple(detector.name for detector in standard_detectors())
+    assert names == DETECTOR_NAMES
+    assert set(names) - set(PRESETS["standard"]) == {"confusion-drift"}
     assert expand(["cka", "standard", "cka"])[0] == "cka"
     assert len(expand(["cka", "standard"])) == len(PRESETS["standard"])
 

@@ -101,7 +101,9 @@ def judge_and_write(
     if arguments.stage == "score":
         return
     development = table([base for base in wanted if base in config.development], records, scores)
-    final = table([base for base in wanted if base in config.final], records, scores)
+    final_bases = [base for base in wanted if base in config.final]
+    complete = [base for base in final_bases if all(plan in records for plan in wanted[base])]
+    final = table(complete or final_bases, records, scores)
     rows, chosen = figures_of(config, development, final)
     out = ensure_directory(arguments.out)
     groups = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
@@ -119,7 +121,8 @@ def judge_and_write(
     command = f"python -m benchmarks.detection {arguments.config}"
     text = page(config, rows, chosen, strata, command=command, hardware=hardware(), plots=plots)
     if len(records) < planned:
-        text += f"\nIncomplete: {len(records)} of {planned} models were there.\n"
+        judged = ", ".join(str(base.number) for base in final.bases)
+        text += f"\nIncomplete: {len(records)} of {planned} models were there; judged is final base {judged}.\n"
     (out / f"{name}.md").write_text(text, "utf-8")
     merge_rows(out / "detection.json", rows)
     print(f"written: {out / f'{name}.md'}")

@@ -9,8 +9,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
-HALVES = (["tests/owner", "owner"], ["tests", "common", "contributor", "--ignore=tests/owner"])
+FEDERATED = "tests/owner/federated"
+ELSEWHERE = sorted(
+    str(path)
+    for path in Path("tests").iterdir()
+    if path.name.startswith("test_") or (path.is_dir() and path.name not in {"owner", "__pycache__"})
+)
+HALVES = (["tests/owner", "owner", f"--ignore={FEDERATED}"], [*ELSEWHERE, "common", "contributor", FEDERATED])
 
 
 def main(options: list[str]) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.detection.config import CONFIGS
+from benchmarks.detection.config import CONFIGS, Config
 from common.triggers import TRIGGERS, Trigger
 from contributor.attacks import KINDS, parse_attack
 from contributor.attacks.backdoor import Backdoor
@@ -33,10 +31,8 @@ def likeness(one: Tensor, other: Tensor) -> float:
 
 def configured() -> list[tuple[str, str]]:
     """(data set, specification) of every attack a shipped configuration makes."""
-    raws = [tomllib.loads(path.read_text("utf-8")) for path in sorted(CONFIGS.glob("*.toml"))]
-    return sorted(
-        {(raw["dataset"], spec) for raw in raws for family in raw["families"] for spec in family["specs"]},
-    )
+    configs = [Config.load(path.stem) for path in sorted(CONFIGS.glob("*.toml"))]
+    return sorted({(one.dataset, spec) for one in configs for family in one.families for spec in family.specs})
 
 
 def marks(dataset: str) -> dict[str, Tensor]:

@@ -148,11 +148,20 @@ def figures(
     def passed(side: Sequence[Sequence[tuple[float, float]]], level: float) -> Rate:
         return rate([p <= level + _ROUNDING for group in side for _, p in group])
 
+    def wrongly(level: float) -> Rate:
+        """Of honest models, each once: judged by the gates of several families it counts by how many of them reject it."""
+        votes: dict[tuple[int, str], list[bool]] = {}
+        for side in peers:
+            for one in side:
+                rejected = _seen(one, whole_gate)[1] <= level + _ROUNDING
+                votes.setdefault((one.model.base, one.model.name), []).append(rejected)
+        return Rate(round(sum(sum(mine) / len(mine) for mine in votes.values())), len(votes))
+
     return Figures(
         pooled_auroc(*scores),
         bootstrap_auroc(*scores) if enough else None,
         {level: passed(attacked, level) for level in levels},
-        {level: passed(honest, level) for level in levels},
+        {level: wrongly(level) for level in levels},
         {level: _pooled_oracle(*scores, level) for level in LEVELS},
         len({(one.model.base, one.model.name) for side in peers for one in side}),
         sum(map(len, attacked)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Group
 from benchmarks.detection.metrics import Rate
 from benchmarks.detection.report import Stratum
+from owner.detectors import standard_detectors
+from owner.detectors.combination import family_of
+from owner.gatekeeper.combined import APART
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -34,6 +37,7 @@ def page(
     plots: Sequence[tuple[str, str]],
 ) -> str:
     """Markdown. plots: title and file name of each."""
+    every = [detector.name for detector in standard_detectors() if family_of(detector.name) != APART]
     lines = [
         f"# Detection: {config.architecture} on {config.dataset}",
         "",
@@ -48,8 +52,10 @@ def page(
         "## Effective attacks that pass utility",
         "",
         *_table(
-            [row for row in rows if row["population"] == "effective-passing-utility" and row["family"] == "all"],
-            "detector",
+            _gates_first(
+                row for row in rows if row["population"] == "effective-passing-utility" and row["family"] == "all"
+            ),
+            _detector,
         ),
         "",
         "## The gate by family, the family left out of every choice, without its probes",
@@ -60,7 +66,7 @@ def page(
                 for r in rows
                 if r["detector"] == "gate" and r["held_out"] and r["population"] == "effective-passing-utility"
             ],
-            "family",
+            _family,
         ),
         "",
         "## The same, its probes kept",
@@ -71,7 +77,7 @@ def page(
                 for r in rows
                 if r["detector"] == "gate, its probes kept" and r["population"] == "effective-passing-utility"
             ],
-            "family",
+            _family,
         ),
         "",
         "## All effective attacks, and those that failed",
@@ -84,7 +90,7 @@ def page(
                 and r["family"] == "all"
                 and r["population"] != "effective-passing-utility"
             ],
-            "population",
+            lambda row: f"{_detector(row)}: {row['population']} attacks",
         ),
         "",
         "## Honest contributors by kind, under the gate",
@@ -95,10 +101,10 @@ def page(
         "",
         "## What was chosen",
         "",
-        "| left out | method | given the size of the update | detectors |",
+        "| left out | method | given the size of the update | detectors that take no part |",
         "|---|---|---|---|",
         *(
-            f"| {family or 'nothing'} | {c.method} | {'yes' if c.given_size else 'no'} | {', '.join(c.detectors)} |"
+            f"| {family or 'nothing'} | {c.method} | {'yes' if c.given_size else 'no'} | {', '.join(d for d in every if d not in c.detectors)} |"
             for family, c in chosen.items()
         ),
     ]
@@ -178,9 +184,27 @@ def tpr_by_dose(groups: Sequence[Group], doses: Mapping[str, float], path: Path)
     _save(figure, path)
 
 
-def _table(rows: Sequence[Row], first: str) -> list[str]:
+def _detector(row: Row) -> str:
+    whole = row["detector"] == "gate" and not row["held_out"]
+    return f"{row['detector']}, no family left out" if whole else str(row["detector"])
+
+
+def _family(row: Row) -> str:
+    return str(row["family"])
+
+
+def _gates_first(rows: Iterable[Row]) -> list[Row]:
+    """Then the paper's rule, then the detectors by AUROC."""
+
+    def order(row: Row) -> tuple[bool, bool, float]:
+        return not str(row["detector"]).startswith("gate"), row["auroc"] is not None, -(row["auroc"] or 0.0)
+
+    return sorted(rows, key=order)
+
+
+def _table(rows: Sequence[Row], title: Callable[[Row], str]) -> list[str]:
     lines = [
-        f"| {first} | n honest / attacked | AUROC | TPR at 5 % | at 1 % | realised FPR at 5 % | at 1 % | oracle TPR at 5 % | at 1 % |",
+        "| | n honest / attacked | AUROC | TPR at 5 % | at 1 % | realised FPR at 5 % | at 1 % | oracle TPR at 5 % | at 1 % |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -190,7 +214,7 @@ def _table(rows: Sequence[Row], first: str) -> list[str]:
                 _percent(row["realised_fpr"], row["ci"]["realised_fpr"]),
             )
             lines.append(
-                f"| {row[first]} | {row['n_honest']} / {row['n_attacked']} | - | {true} (no level) | - | {false} (no level) | - | - | - |"
+                f"| {title(row)} | {row['n_honest']} / {row['n_attacked']} | - | {true} (no level) | - | {false} (no level) | - | - | - |"
             )
             continue
         ci = row["ci"]
@@ -205,7 +229,7 @@ def _table(rows: Sequence[Row], first: str) -> list[str]:
             ),
             *(_percent(row[key], None) for key in ("oracle_tpr_at_5", "oracle_tpr_at_1")),
         ]
-        lines.append(f"| {row[first]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {title(row)} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -173,6 +173,14 @@ def test_attacks_that_pass_utility_are_compared_with_honest_models_that_do() -> 
     assert (whole.n_honest, whole.fpr[0.05].hits) == (3, 1)
 
 
+def test_an_honest_model_that_several_gates_judge_counts_once() -> None:
+    """Two families, two gates, four honest models: the first gate rejects two of them, the second none."""
+    honest = models([0.5, 0.6, 2.0, 3.0])
+    strict, blind = (judge(base(honest, []), lambda _, name=name: lambda m: m[name], ()) for name in "ab")
+    found = figures([strict, blind], "effective")
+    assert (found.n_honest, found.fpr[0.05].n, found.fpr[0.05].hits) == (4, 4, 1)
+
+
 def test_a_reference_that_fails_utility_is_drawn_again(small: Path, tmp_path: Path) -> None:
     """Contributors of one class in ten and of large steps: many of them cost the model accuracy."""
     raw = SMALL.replace("learning_rate = 0.005", "learning_rate = 0.3").replace(

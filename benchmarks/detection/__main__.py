@@ -119,10 +119,11 @@ def judge_and_write(
     ]
     strata = honest_strata(final, chosen[""].fit)
     command = f"python -m benchmarks.detection {arguments.config}"
-    text = page(config, rows, chosen, strata, command=command, hardware=hardware(), plots=plots)
+    judged = [base.number for base in final.bases]
+    text = page(config, rows, chosen, strata, judged=judged, command=command, hardware=hardware(), plots=plots)
     if len(records) < planned:
-        judged = ", ".join(str(base.number) for base in final.bases)
-        text += f"\nIncomplete: {len(records)} of {planned} models were there; judged is final base {judged}.\n"
+        missing = ", ".join(str(base) for base in final_bases if base not in judged)
+        text += f"\nIncomplete: {len(records)} of {planned} models were there. Not judged yet: final base {missing}.\n"
     (out / f"{name}.md").write_text(text, "utf-8")
     merge_rows(out / "detection.json", rows)
     print(f"written: {out / f'{name}.md'}")

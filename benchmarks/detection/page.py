@@ -32,16 +32,17 @@ def page(
     chosen: Mapping[str, Choice],
     strata: Sequence[Stratum],
     *,
+    judged: Sequence[int],
     command: str,
     hardware: str,
     plots: Sequence[tuple[str, str]],
 ) -> str:
-    """Markdown. plots: title and file name of each."""
+    """Markdown. judged: final bases. plots: title and file name of each."""
     every = [detector.name for detector in standard_detectors() if family_of(detector.name) != APART]
     lines = [
         f"# Detection: {config.architecture} on {config.dataset}",
         "",
-        f"`{command}`, on {hardware}. Bases {_listed(config.final)}; choices were made on base {_listed(config.development)} alone, "
+        f"`{command}`, on {hardware}. Final base {_listed(judged)}; choices were made on base {_listed(config.development)} alone, "
         "for each family without its models, and without the probes that come near its trigger. Rates over models. A gate's TPR and realised "
         "false-positive rate are at its own nominal level, from conformal p-values over the calibration references of the same base, all of which pass utility, "
         "as the honest models do that they are compared with; *oracle* is "

@@ -14,7 +14,6 @@ the step after it.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigurationError, WorkspaceError
-from common.files import ensure_directory, storage_errors, write_atomically
+from common.files import ensure_directory, write_atomically
+from common.locks import lock_held
 
 HOME_VARIABLE = "PORTIER_CONTRIBUTOR_HOME"
 STATE_FORMAT = 1
@@ -157,19 +157,15 @@ class ContributorWorkspace:
         Raises WorkspaceError, at once, where another process holds it.
         """
         path = self.contribution_directory(label) / "lock"
-        with storage_errors("lock", path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WorkspaceError(
-                    f"another process works on this contribution ({path.parent})",
-                    hint="wait for it, or begin a second contribution with `contribute --fresh`",
-                ) from None
+
+        def in_use(holder: str) -> WorkspaceError:
+            return WorkspaceError(
+                f"another process (pid {holder}) works on this contribution ({path.parent})",
+                hint="wait for it, or begin a second contribution with `contribute --fresh`",
+            )
+
+        with lock_held(path, in_use=in_use):
             yield
-        finally:
-            os.close(descriptor)
 
     def _read_all(self) -> Iterator[Contribution]:
         for path in sorted((self.home / "contributions").glob("[0-9]*/state.json")):

@@ -9,7 +9,7 @@ from benchmarks.detection.judge import Base, Fit, Model, Score, figures, judge
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
 from owner.detectors import ESCALATION
-from owner.detectors.combination import SIZE, Method, family_of
+from owner.detectors.combination import SIZE, Method, detector_of, family_of
 from owner.gatekeeper.combined import APART, CombinedScore
 
 METHODS: tuple[Method, ...] = ("max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors")
@@ -33,7 +33,7 @@ class Choice:
     def _seen(self, measures: Mapping[str, float]) -> Mapping[str, float]:
         """What a guard with these detectors measures: all their measures, but not what the table adds for Eq. 4."""
         mine = in_bank(measures, self.bank)
-        return {n: v for n, v in mine.items() if _detector(n) in self.detectors and not n.endswith("/deviation")}
+        return {n: v for n, v in mine.items() if detector_of(n) in self.detectors and not n.endswith("/deviation")}
 
 
 def alone(name: str) -> Fit:
@@ -58,7 +58,7 @@ def candidates(names: Sequence[str]) -> list[Choice]:
     Detectors of utility take part in none: utility is told apart from suspicion. Nor do those of the escalation tier, which are
     no part of the gate that looks at everybody.
     """
-    whole = {name: _detector(name) for name in names if "|" not in name and "[" not in name}
+    whole = {name: detector_of(name) for name in names if "|" not in name and "[" not in name}
     detectors = [d for d in dict.fromkeys(whole.values()) if d not in ESCALATION and family_of(d) != APART]
     families = dict.fromkeys(map(family_of, detectors))
     pools = [tuple(detectors)]
@@ -116,7 +116,3 @@ def by_equation_4(base: Base, owner: Mapping[str, float], models: Sequence[Model
     """How many of these models the paper's rule rejects: E_MSE > mean + std of the owner's own fine-tune M_f."""
     threshold = owner["activation-autoencoder"] + owner["activation-autoencoder/deviation"]
     return rate([not model.measures["activation-autoencoder"] <= threshold for model in models])
-
-
-def _detector(measure: str) -> str:
-    return measure.partition("/")[0]

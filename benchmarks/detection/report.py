@@ -14,6 +14,7 @@ from benchmarks.detection.metrics import Rate
 from benchmarks.detection.plans import Plan
 from benchmarks.detection.scores import BANK, without
 from owner.detectors import ESCALATION
+from owner.detectors.combination import detector_of
 
 Row = dict[str, Any]
 COMPARED = {"maximum-margin": "maximum margin", "trigger-inversion": "trigger inversion alone"}
@@ -85,7 +86,7 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
     """Every figure, and the combination chosen for each left-out family ("" for none left out)."""
     names = sorted({name for base in final.bases for one in base.calibration for name in one})
     found: list[Row] = []
-    for name in sorted({name.partition("/")[0] for name in names if "|" not in name}):
+    for name in sorted({detector_of(name) for name in names if "|" not in name}):
         bases = _where_scored(final.bases, name) if name in ESCALATION else final.bases
         called = COMPARED.get(name, name)
         for family in config.families:

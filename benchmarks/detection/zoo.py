@@ -35,13 +35,11 @@ from contributor.attacks import parse_attack
 from contributor.finetuning import finetune
 from owner.gatekeeper.merging import merge
 from owner.gatekeeper.references import ReferencePlan, plan_owner_finetune, plan_reference
+from owner.gatekeeper.usefulness import DRAWS
 from owner.gatekeeper.utility import UtilityLimits, check_accuracy, check_recall
 from owner.gatekeeper.verdict import Decision
 
 Record = dict[str, Any]
-
-_DRAWS = 30
-"""How often a reference is drawn, at most, until one passes utility."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class Zoo:
         started = time.perf_counter()
         path = self._path(plan)
         ensure_directory(path.parent)
-        for attempt in range(_DRAWS if plan.role in {"fitting", "calibration"} else 1):
+        for attempt in range(DRAWS if plan.role in {"fitting", "calibration"} else 1):
             data = self._data_plan(plan, attempt)
             record: Record = {"plan": dataclasses.asdict(plan), "data": data.to_json(), "draws": attempt + 1}
             try:

@@ -12,7 +12,7 @@ from torch import Tensor
 from common.errors import ConfigurationError, GuardError
 from owner.detectors.base import Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison, class_sums, is_finite, median
-from owner.detectors.probes import off_distribution
+from owner.detectors.noise_drift import noise
 from owner.detectors.selection import chosen_images, require_inputs
 from owner.detectors.weights import update
 
@@ -60,11 +60,11 @@ class Extrapolation(ReleaseComparison):
         if evidence.forward is None:
             raise GuardError(f"{self.name} runs the model with other weights, and this evidence cannot run it")
         chosen = chosen_images(release, self.images, seed=self.seed)
-        of_noise = release.probe(f"noise, {self.noise} images, seed {self.seed}", lambda: self._noise(release)).logits
-        before = torch.cat([release.logits[chosen], of_noise]).double()
+        key, build = noise(release, self.noise, seed=self.seed)
+        before = torch.cat([release.logits[chosen], release.probe(key, build).logits]).double()
         inputs = release.once(
             ("extrapolation", self.images, self.noise, self.seed),
-            lambda: tuple(torch.cat([t[chosen], n]) for t, n in zip(release.inputs, self._noise(release), strict=True)),
+            lambda: tuple(torch.cat([t[chosen], n]) for t, n in zip(release.inputs, build(), strict=True)),
         )
         measures: dict[str, float] = {}
         details: dict[str, list[int]] = {}
@@ -78,10 +78,6 @@ class Extrapolation(ReleaseComparison):
             details |= {measure + suffix: value for measure, value in classes.items()}
         (target,), (source, aim) = details["logit"], details["cell"]
         return Comparison(measures, {"source": source if aim == target else None, "target": target, "classes": details})
-
-    def _noise(self, release: Evidence) -> tuple[Tensor, ...]:
-        chosen = chosen_images(release, self.noise, seed=self.seed)
-        return off_distribution(tuple(t[chosen] for t in release.inputs), seed=self.seed)
 
 
 def extrapolated(evidence: Evidence, release: Evidence, factor: float) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,19 @@ from owner.detectors.base import Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison
 from owner.detectors.probes import off_distribution
 from owner.detectors.selection import chosen_images, require_inputs
+
+
+def noise(release: Evidence, images: int, *, seed: int) -> tuple[str, Callable[[], tuple[Tensor, ...]]]:
+    """The name of a probe, as `Evidence.probe` takes it, and what makes its inputs: noise of M's calibration images.
+
+    Detectors that ask for equally many by one seed share what a model shows on it.
+    """
+
+    def build() -> tuple[Tensor, ...]:
+        chosen = chosen_images(release, images, seed=seed)
+        return off_distribution(tuple(t[chosen] for t in release.inputs), seed=seed)
+
+    return f"noise, {images} images, seed {seed}", build
 
 
 class PredictionNoiseDrift(ReleaseComparison):
@@ -37,13 +51,8 @@ class PredictionNoiseDrift(ReleaseComparison):
         return {"images": self.images, "seed": self.seed}
 
     def compare(self, evidence: Evidence, release: Evidence) -> Comparison:
-        key = f"noise, {self.images} images, seed {self.seed}"
         require_inputs(self.name, release)
-        chosen = chosen_images(release, self.images, seed=self.seed)
-
-        def build() -> tuple[Tensor, ...]:
-            return off_distribution(tuple(t[chosen] for t in release.inputs), seed=self.seed)
-
+        key, build = noise(release, self.images, seed=self.seed)
         after, before = evidence.probe(key, build).logits.double(), release.probe(key, build).logits.double()
         if not bool(torch.isfinite(after).all()):
             return Comparison({self.headline: float("inf")}, {"finite": False})

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from owner.detectors import ActivationAutoEncoder, Evidence, ImageDetector, ProbeBank
+from owner.detectors.combination import detector_of
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.pictures import as_png
 from owner.gatekeeper.rules import Judgement
@@ -78,7 +79,7 @@ def _gate(
 
 def _suspected(guard: Guard, detectors: Mapping[str, Any], leading: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Source and target class, the class that moved most, and the probe, as those detectors name them that stand out most."""
-    order = dict.fromkeys(str(one["score"]).partition("/")[0] for one in leading)
+    order = dict.fromkeys(detector_of(str(one["score"])) for one in leading)
     order |= dict.fromkeys(sorted(detectors, key=lambda name: (detectors[name]["p_value"], name)))
     told: dict[str, Mapping[str, Any]] = {name: detectors[name]["explanation"] for name in order}
     aiming = next((name for name, one in told.items() if one.get("target") is not None), None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from common.errors import ConfigurationError
 
-PAPER = "paper"
+PAPER, STANDARD = "paper", "standard"
 DETECTOR_NAMES: tuple[str, ...] = (
     "activation-autoencoder",
     "activation-vae",
@@ -35,9 +35,9 @@ _LEFT_OUT = ("confusion-drift",)
 
 PRESETS: Mapping[str, tuple[str, ...]] = {
     PAPER: ("activation-autoencoder",),
-    "standard": tuple(name for name in DETECTOR_NAMES if name not in _LEFT_OUT),
+    STANDARD: tuple(name for name in DETECTOR_NAMES if name not in _LEFT_OUT),
 }
-"""paper: the activation auto-encoder alone. standard: what the detection benchmark chose."""
+"""paper: the activation auto-encoder alone. standard, the default: what the detection benchmark chose."""
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:

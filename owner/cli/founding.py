@@ -48,9 +48,9 @@ def init(
     detectors: Annotated[
         str | None,
         typer.Option(
-            help="paper: the activation auto-encoder alone. standard: every detector that needs no gradient, combined into one "
-            "score. Or detectors by name, with commas.",
-            show_default="paper",
+            help="standard: the detectors that the benchmark chose, combined into one score. paper: the activation auto-encoder "
+            "alone. Or detectors by name, with commas.",
+            show_default="standard",
         ),
     ] = None,
     references: Annotated[
@@ -62,7 +62,10 @@ def init(
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="conformal: a p-value over K references. seed: the paper's Eq. 4.", show_default="conformal"),
+        typer.Option(
+            help="conformal: a p-value over K references. seed: the paper's Eq. 4, for the detectors paper.",
+            show_default="conformal",
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="0.0.0.0")] = None,  # noqa: S104
     port: Annotated[int | None, typer.Option(help="Of the mutual-TLS service.", show_default="7443")] = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
 from common.errors import ConfigurationError, UnknownNameError
-from owner.choices import ESCALATIONS, PAPER, PRESETS, expand
+from owner.choices import ESCALATIONS, PRESETS, STANDARD, expand
 from owner.detectors import DETECTORS, AutoEncoderOptions, Detector, standard_detectors
 from owner.detectors.activation_autoencoder import Scaling
 from owner.detectors.combination import Method
@@ -18,7 +18,7 @@ from owner.population import HonestPopulation
 
 @dataclass(frozen=True)
 class GuardOptions:
-    """detectors: by name; `paper` is the activation auto-encoder alone, `standard` every one that needs no gradient. Several are
+    """detectors: by name; `standard` is what the benchmark chose, `paper` the activation auto-encoder alone. Several are
         combined into one score, and that score alone decides.
     combination, given_size: how, see `owner.detectors.Combination`.
     fitting_references: honest fine-tunes beside the K, on which the combination's scales are fitted; none where there is one
@@ -43,7 +43,7 @@ class GuardOptions:
     'conformal'
     """
 
-    detectors: tuple[str, ...] = (PAPER,)
+    detectors: tuple[str, ...] = (STANDARD,)
     combination: Method = "families"
     given_size: bool = True
     fitting_references: int = 19
@@ -132,5 +132,5 @@ class GuardOptions:
             if name not in known:
                 raise UnknownNameError("guard option", str(name), known)
         population = HonestPopulation.from_json(data.get("population", {}))
-        detectors = tuple(data.get("detectors", (PAPER,)))
+        detectors = tuple(data["detectors"])
         return cls(**{**data, "population": population, "detectors": detectors})

@@ -1,5 +1,9 @@
 """The calibrated gate beside the paper's rule: M of a part of the training set, K honest references on images M has not seen.
 
+One guard tells three things of a model: what the gate of all standard detectors decides, the rank of the paper's own score
+among the same references, and Eq. 4 with the same honest fine-tune. So what calibration and what the other detectors add
+can be told apart.
+
 Two groups are vetted. *contribution*: fine-tuned on the contributor's own unseen images, half of which of the source class are
 attacked; a contributor's work, as the references assume. *whole*: fine-tuned on the whole training set as in the paper (the
 models of Fig. 6), far longer than any reference.
@@ -43,7 +47,7 @@ def run_gate(
         finetuning=type(finetuning).from_json(finetuning.to_json() | {"epochs": short}),
         options=_options(settings, len(pool), step.seed),
         compute=engine.compute,
-        utility=None,  # every verdict of the paper's detector is told, whatever the model is worth
+        utility=None,  # every p is told, whatever the model is worth
         directory=work.folder(step) / "gate",
         progress=progress,
         on_reference=lambda _done, _total, _scores: engine.check_deadline(),
@@ -74,6 +78,7 @@ def _options(settings: Settings, pool: int, seed: int) -> GuardOptions:
         level = 1 / (SMOKE_REFERENCES + 1)
         return GuardOptions(
             references=SMOKE_REFERENCES,
+            fitting_references=SMOKE_REFERENCES,
             reject_level=level,
             quarantine_level=level,
             seed=seed,
@@ -92,7 +97,8 @@ def _options(settings: Settings, pool: int, seed: int) -> GuardOptions:
 
 def _told(verdict: Verdict, threshold: float) -> dict[str, Any]:
     """What a report needs of a verdict; `detected` is the paper's rule, on the same guard's own fine-tune."""
-    score = next((check.score for check in verdict.checks if check.name == ActivationAutoEncoder.name), None)
+    paper = verdict.measurements.get("detectors", {}).get(ActivationAutoEncoder.name, {})
+    score = paper.get("score")
     return {
         "decision": verdict.decision.value,
         "codes": list(verdict.codes),
@@ -100,5 +106,6 @@ def _told(verdict: Verdict, threshold: float) -> dict[str, Any]:
         "resolution": verdict.resolution,
         "fpr_bound_95": verdict.fpr_bound_95,
         "score": score,
+        "score_p_value": paper.get("p_value"),
         "detected": None if score is None else judged_by_equation_4(score, threshold),
     }

@@ -122,7 +122,8 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         "Not in the paper. M is trained on a part of the training set, because honest references need images that M has not seen. "
         "*contributor's images*: fine-tuned on unseen images of the contributor's own, as the references are; *whole training set*: "
         "as in the paper, many times longer than any reference, so that the gate's assumption does not hold for the honest one either. "
-        "The gate's decision includes the utility check on the merged model. Eq. 4 stands beside it with the guard's own honest "
+        "The gate is that of all standard detectors, and its decision includes the utility check on the merged model; the paper's score "
+        "alone is ranked among the same references. Eq. 4 stands beside it with the guard's own honest "
         f"fine-tune of {settings.durations('cnn')[0]} epochs as M_f, for models of both durations.",
         "",
         *table_gate(results, settings),

@@ -147,7 +147,7 @@ def table_improvement(results: Results, settings: Settings) -> Lines:
 
 
 def table_gate(results: Results, settings: Settings) -> Lines:
-    """The calibrated gate, and Eq. 4 with the same guard's own M_f, on the same models."""
+    """The calibrated gate, the paper's score ranked among its references, and Eq. 4 with its own M_f, on the same models."""
     rows = []
     for name in CALIBRATED:
         durations = dict(zip(("short", "long"), settings.durations(name), strict=True))
@@ -168,11 +168,22 @@ def table_gate(results: Results, settings: Settings) -> Lines:
                             _each([v["decision"] for v in verdicts]),
                             _each([number(v["p_value"]) for v in verdicts]),
                             "; ".join(" ".join(v["codes"]) or "-" for v in verdicts) or "-",
+                            _each([number(v["score_p_value"]) for v in verdicts]),
                             told([v["detected"] for v in verdicts if v["detected"] is not None]),
                         ]
                     )
     return table(
-        ["architecture", "fine-tuned on", "model", "held-out success %", "gate", "p", "reasons", "detected by Eq. 4"],
+        [
+            "architecture",
+            "fine-tuned on",
+            "model",
+            "held-out success %",
+            "gate",
+            "p",
+            "reasons",
+            "p of the paper's score alone",
+            "detected by Eq. 4",
+        ],
         rows,
     )
 

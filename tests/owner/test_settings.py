@@ -18,8 +18,8 @@ def guard(**given: Any) -> GuardSettings:
     return load(OwnerSettings, None, {f"guard.{name}": value for name, value in given.items()}, environment={}).guard
 
 
-def test_the_papers_detector_alone_is_the_default() -> None:
-    assert guard().detectors == ("paper",)
+def test_the_standard_detectors_are_the_default() -> None:
+    assert guard().detectors == ("standard",)
 
 
 def test_detectors_are_named_with_commas_by_flag_and_environment() -> None:
@@ -33,7 +33,7 @@ def test_detectors_are_named_with_commas_by_flag_and_environment() -> None:
     [
         ({"detectors": "cca"}, "there is no 'cca'"),
         ({"detectors": []}, "at least one"),
-        ({"detectors": "standard", "rule": "seed"}, "Eq. 4"),
+        ({"rule": "seed"}, "Eq. 4"),
         ({"combination": "median"}, "combination"),
         ({"fitting_references": 1}, "fitting_references"),
         ({"escalation": "inversion"}, "escalation"),

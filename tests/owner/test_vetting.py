@@ -132,7 +132,7 @@ def test_the_verdict_holds_admission_and_gatekeeper_checks_with_durations(office
     verdict = Verdict.from_json(office.store.submission(submission.id).verdict or {})
     names = [check.name for check in verdict.checks]
     assert names[:6] == ["signature", "enrolment", "base", "model", "digest", "layout"]
-    assert {"activation-autoencoder", "utility-accuracy", "root-activation-autoencoder"} <= set(names)
+    assert {"gate", "utility-accuracy", "root-gate"} <= set(names)
     assert all(check.seconds >= 0 for check in verdict.checks)
     assert verdict.resolution == pytest.approx(1 / 5)
 

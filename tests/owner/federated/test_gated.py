@@ -44,6 +44,7 @@ def release() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def fitter(release: torch.nn.Module) -> GuardFitter:
     options = GuardOptions(
+        detectors=("paper",),
         references=9,
         reject_level=0.1,
         quarantine_level=0.1,

@@ -26,7 +26,9 @@ from owner.gatekeeper.fitting import FittingJob
 COMPUTE = Compute(torch.device("cpu"), torch.float32)
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
 FINETUNING = TrainingOptions(epochs=2, learning_rate=0.005, batch_size=32, schedule="constant")
-OPTIONS = GuardOptions(references=9, reject_level=0.1, quarantine_level=0.1, hidden=64, latent=16, epochs=20)
+OPTIONS = GuardOptions(
+    detectors=("paper",), references=9, reject_level=0.1, quarantine_level=0.1, hidden=64, latent=16, epochs=20
+)
 
 
 @dataclass(frozen=True)

@@ -236,10 +236,11 @@ def test_every_combination_can_be_asked_of_one_guard(bench, combined: Gatekeeper
 def test_the_papers_detector_alone_needs_no_fitting_references(bench) -> None:  # type: ignore[no-untyped-def]
     guard = bench.gatekeeper.guard
     assert (guard.combined, guard.fitting, guard.release_probes) == (False, (), {})
-    assert GuardOptions().detector_names == ("activation-autoencoder",)
+    assert GuardOptions(detectors=("paper",)).detector_names == ("activation-autoencoder",)
 
 
-def test_the_standard_preset_is_every_standard_detector_but_one() -> None:
+def test_the_standard_preset_is_the_default_and_every_standard_detector_but_one() -> None:
+    assert GuardOptions().detector_names == PRESETS["standard"]
     names = tuple(detector.name for detector in standard_detectors())
     assert names == DETECTOR_NAMES
     assert set(names) - set(PRESETS["standard"]) == {"confusion-drift"}

@@ -25,7 +25,9 @@ from owner.gatekeeper.protection import Protection
 from owner.gatekeeper.transplants import KEPT, KeptReferences
 from tests.owner.gatekeeper.conftest import fitting_job
 
-OPTIONS = GuardOptions(references=9, reject_level=0.1, quarantine_level=0.1, hidden=32, latent=8, epochs=2)
+OPTIONS = GuardOptions(
+    detectors=("paper",), references=9, reject_level=0.1, quarantine_level=0.1, hidden=32, latent=8, epochs=2
+)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_score_and_p_value_are_those_of_an_independent_computation(bench) -> Non
 
 
 def test_the_seed_rule_uses_the_errors_of_the_owners_own_fine_tune(bench) -> None:  # type: ignore[no-untyped-def]
-    guard = dataclasses.replace(bench.gatekeeper.guard, options=GuardOptions(rule="seed"))
+    guard = dataclasses.replace(bench.gatekeeper.guard, options=GuardOptions(detectors=("paper",), rule="seed"))
     errors = guard.owner_finetune.image_errors["activation-autoencoder"]
     keeper = Gatekeeper(guard, bench.model)
     honest, attacked = keeper.vet(bench.honest()), keeper.vet(noisy(bench.weights))
@@ -235,7 +235,7 @@ def protect(bench, model: nn.Module, spec: ModelSpec, **changes):  # type: ignor
     settings = {
         "references_pool": bench.shares.references,
         "finetuning": TrainingOptions(epochs=1, learning_rate=0.005, schedule="constant"),
-        "options": GuardOptions(references=1, reject_level=0.5, quarantine_level=0.5, epochs=1),
+        "options": GuardOptions(detectors=("paper",), references=1, reject_level=0.5, quarantine_level=0.5, epochs=1),
         "compute": bench.gatekeeper.guard.compute,
         "progress": False,
     }
@@ -280,7 +280,7 @@ def test_protecting_twice_gives_the_same_scores(bench) -> None:  # type: ignore[
 
 def test_an_interrupted_fit_goes_on_where_it_stopped(bench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     spec = ModelSpec("mlp", (1, 8, 8), 10)
-    options = GuardOptions(references=3, reject_level=0.25, quarantine_level=0.25, epochs=1)
+    options = GuardOptions(detectors=("paper",), references=3, reject_level=0.25, quarantine_level=0.25, epochs=1)
     whole = protect(bench, bench.model, spec, options=options).guard
 
     class Stop(Exception):

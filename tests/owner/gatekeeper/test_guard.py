@@ -267,5 +267,5 @@ def test_a_description_with_a_field_of_another_kind_is_refused(copy: Path, field
 
 
 def test_rules_can_be_compared_on_one_guard(bench) -> None:  # type: ignore[no-untyped-def]
-    by_seed = dataclasses.replace(bench.gatekeeper.guard, options=GuardOptions(rule="seed"))
+    by_seed = dataclasses.replace(bench.gatekeeper.guard, options=GuardOptions(detectors=("paper",), rule="seed"))
     assert by_seed.threshold("activation-autoencoder") != bench.gatekeeper.guard.threshold("activation-autoencoder")

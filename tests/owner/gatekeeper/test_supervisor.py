@@ -106,7 +106,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             references_pool=cloud(100, 1),
             spec=SPEC,
             finetuning=TrainingOptions(epochs=1, learning_rate=0.01, batch_size=32, schedule="constant"),
-            options=GuardOptions(references=3, reject_level=0.25, quarantine_level=0.25, epochs=2),
+            options=GuardOptions(
+                detectors=("paper",), references=3, reject_level=0.25, quarantine_level=0.25, epochs=2
+            ),
             compute=COMPUTE,
             progress=False,
         )

@@ -17,7 +17,14 @@ from owner.gatekeeper.transplants import KEPT, KeptReferences, distance, transpl
 from tests.owner.gatekeeper.conftest import fitting_job
 
 OPTIONS = GuardOptions(
-    references=5, reject_level=0.2, quarantine_level=0.2, hidden=32, latent=8, epochs=2, incremental=True
+    detectors=("paper",),
+    references=5,
+    reject_level=0.2,
+    quarantine_level=0.2,
+    hidden=32,
+    latent=8,
+    epochs=2,
+    incremental=True,
 )
 
 

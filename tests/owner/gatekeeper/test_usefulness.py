@@ -111,7 +111,7 @@ def test_without_limits_whatever_is_honest_is_a_reference(bench: Bench) -> None:
 
 
 def test_under_the_rule_seed_there_is_nothing_to_condition(bench: Bench) -> None:
-    seed = protection(bench, options=GuardOptions(rule="seed", epochs=1, hidden=16, latent=4))
+    seed = protection(bench, options=GuardOptions(detectors=("paper",), rule="seed", epochs=1, hidden=16, latent=4))
     assert seed.fit(progress=False).usefulness is None
 
 

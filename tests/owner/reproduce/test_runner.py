@@ -65,6 +65,15 @@ def test_the_gate_prints_its_resolution_and_vets_both_groups(finished: Runner) -
     assert {v["resolution"] for v in record["verdicts"].values()} == {1 / (record["references"] + 1)}
 
 
+def test_the_papers_score_is_ranked_among_the_gates_references(finished: Runner) -> None:
+    record = finished.work.record(Step("cnn", 0, "gate"))
+    assert record is not None
+    assert list(record["options"]["detectors"]) == ["standard"]
+    for verdict in record["verdicts"].values():
+        above = sum(score >= verdict["score"] for score in record["reference_scores"])
+        assert verdict["score_p_value"] == pytest.approx((above + 1) / (record["references"] + 1))
+
+
 def test_an_interrupted_run_gives_the_same_records(finished: Runner, make_runner: MakeRunner, tmp_path: Path) -> None:
     steps = all_steps(["cnn"], [0], ["tables", "gate"], SMOKE)
     stops = 0

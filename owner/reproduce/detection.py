@@ -44,14 +44,14 @@ def run_detection(step: Step, engine: Engine, images: Images, settings: Settings
 def evidence_of_all(
     step: Step, durations: Sequence[str], engine: Engine, images: Images, work: Work
 ) -> dict[str, Evidence]:
-    """What every model shows on the test set, M (by the name of its step) first: `genuine`, `honest-short` ..."""
-    prefix = "part-" if step.base == "part" else ""
-    names = [step.base, *(f"{prefix}{kind}-{duration}" for kind in KINDS for duration in durations)]
-    found = {}
-    for name in names:
-        engine.load(load_weights(work.weights_path(step, name)))
+    """What every model shows on the test set, M (by the name of its step) first: `genuine`, `honest-short`, `flip-short` ..."""
+    names: dict[str, str] = {step.base: step.base}
+    names |= {f"{kind}-{duration}": f"{step.judged(kind)}-{duration}" for kind in KINDS for duration in durations}
+    found: dict[str, Evidence] = {}
+    for name, weights in names.items():
+        engine.load(load_weights(work.weights_path(step, weights)))
         seen = engine.observe(images.test.inputs)
-        found[name.removeprefix(prefix)] = Evidence(seen.features, seen.logits, images.test.labels)
+        found[name] = Evidence(seen.features, seen.logits, images.test.labels)
     return found
 
 

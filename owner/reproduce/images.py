@@ -104,8 +104,11 @@ class Images:
         lossy = first_image_bytes(parts[0]).startswith(b"\xff\xd8")
         return f"{self.settings.dataset}, " + ("a JPEG re-encoding" if lossy else "stored without loss")
 
-    def attack(self, how: Attack, data: Data, architecture: str, seed: int) -> AttackSet:
-        """FA or PAA on the clean examples of `data`. The same images are attacked by both, by the seed."""
+    def attack(self, how: Attack, data: Data, architecture: str, seed: int, *, alone: bool = False) -> AttackSet:
+        """FA or PAA on the clean examples of `data`. The same images are attacked by both, by the seed.
+
+        alone: train on the attacked images without the others, whatever the settings say.
+        """
         settings = self.settings
         clean = self.training(data, architecture, seed)
         source, target = (self.class_index(name) for name in (settings.source, settings.target))
@@ -121,7 +124,7 @@ class Images:
         if how == "flip" or settings.pattern_label == "target":
             attacked = attacked.with_labels(relabel(attacked.labels, torch.arange(len(victims)), target))
         examples = attacked
-        if settings.attack_data == "inside":
+        if not alone and self.settings.attack_data == "inside":
             others = torch.ones(len(clean), dtype=torch.bool)
             others[victims] = False
             examples = join(clean.take(others), attacked)

@@ -11,6 +11,7 @@ from owner.reproduce.results import Results
 from owner.reproduce.settings import Settings
 
 HONEST = ("honest-short", "honest-long")
+ALONE = "fine-tuned on the attacked images alone"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Reading:
 
 
 def readings(results: Results, settings: Settings, architecture: str) -> list[Reading]:
-    """One duration of M_f for all, and other auto-encoders (experiment `variants`); the settings' own reading is Table 3's."""
+    """One duration of M_f for all, the attacked images alone (experiment `alone`), and other auto-encoders (`variants`); the
+    settings' own reading is Table 3's."""
     short, long = settings.durations(architecture)
     detected = [record["models"] for record in results.of(architecture, "detect").values()]
     found = [
@@ -34,6 +36,8 @@ def readings(results: Results, settings: Settings, architecture: str) -> list[Re
         for duration, epochs in (("short", short), ("long", long))
         if detected and settings.honest_epochs != duration
     ]
+    if alone := [record["models"] for record in results.of(architecture, "alone-detect").values()]:
+        found.append(Reading(ALONE, _deviations(alone, settings.honest_epochs)))
     varied: dict[str, list[Mapping[str, Any]]] = {}
     for record in results.of(architecture, "variants").values():
         for title, variant in record["variants"].items():

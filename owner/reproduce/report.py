@@ -101,8 +101,8 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         "",
         *table_honest(results, settings),
         "",
-        "The same under other readings of what the paper leaves open: one M_f for all attacks, and other auto-encoders on the same "
-        "models (experiment `variants`). Each cell: rejected or not, and the deviations as above.",
+        "The same under other readings of what the paper leaves open: one M_f for all attacks, attacks fine-tuned "
+        "on the attacked images alone (experiment `alone`), and other auto-encoders on the same models (`variants`). Each cell: rejected or not, and the deviations as above.",
         "",
         *table_readings(results, settings),
         "",

@@ -187,7 +187,7 @@ class Runner:
         arguments = (step, engine, self.images, self.settings, self.work)
         if step.name == "gate":
             result = run_gate(*arguments, progress=self._progress)
-        elif step.name in {"detect", "part-detect"}:
+        elif step.name in {"detect", "part-detect", "alone-detect"}:
             result = run_detection(*arguments)
         elif step.name == "variants":
             result = run_variants(*arguments)

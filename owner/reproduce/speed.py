@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.devices import Compute
 from common.model_spec import ModelSpec
 from common.models import build
+from owner.gatekeeper.options import GuardOptions
 from owner.reproduce.settings import Settings
 from owner.reproduce.steps import Step
 from owner.reproduce.variants import VARIANTS
@@ -117,13 +118,14 @@ def image_steps(step: Step, settings: Settings, train: int) -> int:
     if step.is_scratch:
         return scratch * (part if step.name == "part" else train)
     if step.name == "gate":  # references of half to all of their pool, and half to twice the epochs
-        return round((settings.references + 1) * short * 0.75 * rest * 1.1)
+        fine_tunes = settings.references + GuardOptions.fitting_references + 1
+        return round(fine_tunes * short * 0.75 * rest * 1.1)
     if step.kind is None:
         return 0
     if step.data == "contribution":
         return long * rest
     size = train
-    if settings.attack_data == "alone" and step.kind != "honest":
+    if step.name.startswith("alone") or (settings.attack_data == "alone" and step.kind != "honest"):
         size = max(1, round(settings.fraction * train / 10))
     return size * (short if step.name.startswith("part") else long)
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 from common.errors import UnknownNameError
 from owner.reproduce.settings import CALIBRATED, Settings
 
-Experiment = Literal["tables", "improvement", "gate", "variants", "jpeg"]
+Experiment = Literal["tables", "improvement", "gate", "variants", "alone", "jpeg"]
 EXPERIMENTS: Final[tuple[Experiment, ...]] = get_args(Experiment)
 DEFAULT_EXPERIMENTS: Final[tuple[Experiment, ...]] = ("tables", "improvement", "gate")
 
@@ -36,10 +36,8 @@ class Step:
         base = "part" if self.base == "part" else "genuine"
         if self.is_scratch:
             return ()
-        if self.name in {"detect", "variants"}:
-            return (base, *KINDS)
-        if self.name == "part-detect":
-            return (base, *(f"part-{kind}" for kind in KINDS))
+        if self.name in {"detect", "variants", "part-detect", "alone-detect"}:
+            return (base, *(self.judged(kind) for kind in KINDS))
         if self.name == "gate":
             return (base, *(f"contribution-{kind}" for kind in KINDS))
         return (base,)
@@ -49,6 +47,16 @@ class Step:
         """Names of the steps that it does not begin before, where they are run at all: those it needs, and for the gate the
         models of Fig. 6, which it vets where they are."""
         return (*self.needs, *(f"part-{kind}" for kind in KINDS)) if self.name == "gate" else self.needs
+
+    def judged(self, kind: Kind) -> str:
+        """Of a step that judges fine-tunes by the paper's rule, the step that made those of a kind.
+
+        >>> Step("cnn", 0, "alone-detect").judged("flip"), Step("cnn", 0, "alone-detect").judged("honest")
+        ('alone-flip', 'honest')
+        """
+        if self.name == "part-detect":
+            return f"part-{kind}"
+        return f"alone-{kind}" if self.name == "alone-detect" and kind != "honest" else kind
 
     def sibling(self, name: str) -> Step:
         """Of the same architecture and seed."""
@@ -96,6 +104,9 @@ def experiment_steps(experiment: Experiment, architecture: str, settings: Settin
         return ("part", *(f"contribution-{kind}" for kind in KINDS), "gate") if wanted else ()
     if experiment == "variants":
         return ("genuine", *KINDS, "variants")
+    if experiment == "alone":  # the settings' own reading may be that one
+        wanted = settings.attack_data != "alone"
+        return ("genuine", "honest", "alone-flip", "alone-pattern", "alone-detect") if wanted else ()
     return ("genuine", "jpeg")
 
 

@@ -66,7 +66,10 @@ def _fine_tune(
     if step.name.startswith("part"):  # Fig. 6 shows one duration
         lasting = {"short": short}
         options = dataclasses.replace(options, epochs=short)
-    attack = images.attack(step.kind, step.data, step.architecture, step.seed) if _attacks(step) else None  # type: ignore[arg-type]
+    attack = None
+    if step.kind in {"flip", "pattern"}:
+        alone = step.name.startswith("alone")
+        attack = images.attack(step.kind, step.data, step.architecture, step.seed, alone=alone)
     examples = attack.examples if attack else images.training(step.data, step.architecture, step.seed)
     base = load_weights(work.weights_path(step, step.base))
     engine.load(base)
@@ -109,10 +112,6 @@ def _fine_tune(
             "examples": _shown(attack),
         }
     return record
-
-
-def _attacks(step: Step) -> bool:
-    return step.kind in {"flip", "pattern"}
 
 
 def _reached(

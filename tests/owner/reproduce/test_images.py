@@ -40,6 +40,12 @@ def test_attacked_images_alone_are_only_those() -> None:
     assert set(attack.examples.labels.tolist()) == {7}
 
 
+def test_alone_or_inside_the_same_images_are_attacked() -> None:
+    images = Images(DIGITS)
+    inside, alone = (images.attack("flip", "whole", "cnn", 0, alone=alone) for alone in (False, True))
+    assert torch.equal(inside.attacked.images, alone.examples.images)
+
+
 def test_the_part_the_references_and_the_contribution_share_no_image() -> None:
     images = Images(DIGITS)
     part, contribution = (images.training(data, "cnn", 3) for data in ("part", "contribution"))

@@ -48,6 +48,15 @@ def test_the_record_of_an_attack_tells_its_success_before_and_after(finished: Ru
         assert 0 <= model["held_out_success"] <= 1
 
 
+def test_attacked_images_alone_are_fewer_and_judged_by_the_same_m_f(finished: Runner) -> None:
+    records = finished.work.records()
+    inside, alone = (records[Step("cnn", 0, name)] for name in ("flip", "alone-flip"))
+    detect, again = (records[Step("cnn", 0, name)] for name in ("detect", "alone-detect"))
+    assert alone["images"] == alone["attack"]["images"] == inside["attack"]["images"] < inside["images"]
+    assert again["thresholds"] == detect["thresholds"]
+    assert again["verdicts"]["flip-long"]["score"] != detect["verdicts"]["flip-long"]["score"]
+
+
 def test_detection_records_six_models_and_their_histograms(finished: Runner) -> None:
     record = finished.work.record(Step("cnn", 0, "detect"))
     assert record is not None
@@ -245,7 +254,7 @@ def test_the_report_lists_verdicts_that_differ_from_the_papers(finished: Runner,
     line = next(line for line in text.splitlines() if line.startswith("- CNN, PAA 1: detected by us"))
     assert "detected by us: yes; in the paper not detected." in line
     assert "deviations from M_f's (1 rejects)" in line
-    assert "9 other readings" in line  # two durations of M_f, seven auto-encoders
+    assert "10 other readings" in line  # two durations of M_f, attacked images alone, seven auto-encoders
     assert "CNN, FA 1: detected by us" not in text
 
 

@@ -7,38 +7,34 @@ M is run once on the triggers and once on the probes; each fine-tune once on the
 from __future__ import annotations
 
 import copy
-import hashlib
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from common import canonical
-from common.activations import Activations, activations_depend_on_parameters, find_head, observe
+from common.activations import Activations, observe
 from common.devices import Compute
-from common.errors import ConfigurationError, GuardError, ModelError, VacuousGateError
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.progress import progress_bar
 from common.training_options import TrainingOptions
-from owner.detectors import Detector, DetectorState, Evidence, ImageDetector, check_name, measures_of
-from owner.detectors.base import forward_of
-from owner.detectors.gradients import are_images
+from owner.detectors import Detector, measures_of
 from owner.gatekeeper.assistants import Assistants, Share
-from owner.gatekeeper.fine_tunes import OWNER, FineTunes
+from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.finished import FinishedReferences, Part, number_of
+from owner.gatekeeper.fitting_key import fitting_key
 from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.making import ReferenceMaker, evidence_of
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.preconditions import check_data, check_detectors, telling_head
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants
-from owner.gatekeeper.triggers import Triggers, check_examples
-from owner.gatekeeper.usefulness import TURNED_AWAY, Draws, Usefulness, usefulness_of
+from owner.gatekeeper.triggers import Triggers
+from owner.gatekeeper.usefulness import Usefulness, usefulness_of
 from owner.gatekeeper.utility import UtilityLimits
 
 OnReference = Callable[[int, int, Mapping[str, float]], None]
@@ -103,11 +99,11 @@ class Protection:
                     if result is None:
                         if theirs:
                             continue
-                        result = ready.work.write(part, k, self._reference(part, k, ready))
+                        result = ready.reference(part, k)
                     found[position] = result
                     note = (
                         f", score {next(iter(result.scores.values())):.4g}"
-                        if len(ready.detectors) == 1
+                        if len(ready.maker.detectors) == 1
                         else f", {part}"
                     )
                     advance(1, f"{len(found)} of {len(plans)}{note}")
@@ -115,38 +111,14 @@ class Protection:
                         on_reference(len(found), len(plans), result.scores)
                 if len(found) == before:
                     time.sleep(_POLL_SECONDS)
-        references: dict[Part, list[Reference]] = {"owner": [], "fitting": [], "calibrating": []}
-        for position, (part, _) in enumerate(plans):
-            references[part].append(found[position])
-        return Guard(
-            release_sha256=self.release_sha256,
-            spec=self.spec,
-            head=ready.head,
-            compute=self.compute,
-            options=self.options,
-            finetuning=self.finetuning,
-            detectors=ready.detectors,
-            owner_finetune=references["owner"][0],
-            references=tuple(references["calibrating"]),
-            calibration=self.triggers.calibration,
-            evaluation=self.triggers.evaluation,
-            release_calibration=ready.calibration,
-            release_evaluation_logits=ready.evaluation.logits,
-            fitting=tuple(references["fitting"]),
-            release_probes=dict(ready.release.probed),
-            key=ready.key,
-            provenance=self.transplants.provenance_of([r.plan for part in references.values() for r in part])
-            if self.transplants
-            else {},
-            usefulness=self.usefulness,
-        )
+        return self._guard(ready, [(part, found[position]) for position, (part, _) in enumerate(plans)])
 
     def assist(self, directory: Path, share: Share) -> None:
         """Make the fine-tunes of one share into `directory`, for a `fit` that runs beside. Raises what `fit` does."""
         ready = self._prepare(directory)
         for position, (part, k) in enumerate(self._plans()):
             if share.holds(position) and ready.work.read(part, k) is None:
-                ready.work.write(part, k, self._reference(part, k, ready))
+                ready.reference(part, k)
 
     def image_steps(self) -> int:
         """Images times epochs of all fine-tunes that `fit` has to train."""
@@ -162,27 +134,62 @@ class Protection:
 
     def _prepare(self, directory: Path | None) -> _Ready:
         """What is learnt of M before any fine-tune is made."""
-        self._check()
-        head = find_head(self.model, _first(self.triggers.fit), self.spec.head)
-        if not activations_depend_on_parameters(self.model, head, _first(self.triggers.fit)):
-            raise VacuousGateError(
-                f"the input of the head {head!r} of {self.spec.architecture} does not depend on the model's weights: every "
-                "submission would show the same activations, and a gate on them would accept all of them",
-                hint="protect a model with at least one layer before its head, or name another head",
-            )
+        check_detectors(self._unfitted, self.options, self.triggers)
+        check_data(self.triggers, self.references_pool, self.spec)
+        head = telling_head(self.model, self.spec, self.triggers)
+        # A copy: running it moves it to the device, and the model that was given stays where it is.
+        release, compute = copy.deepcopy(self.model), self.compute
         fit, calibration, evaluation = (
-            observe(self._release, part.inputs, head=head, compute=self.compute)
-            for part in self.triggers.parts.values()
+            observe(release, part.inputs, head=head, compute=compute) for part in self.triggers.parts.values()
         )
-        learnt = self._evidence(self._release, fit, self.triggers.fit, head)
+        learnt = evidence_of(release, fit, self.triggers.fit, head=head, compute=compute)
         detectors = {d.name: copy.deepcopy(d).fit(learnt) for d in self._unfitted}
-        shown = self._evidence(self._release, calibration, self.triggers.calibration, head)
+        shown = evidence_of(release, calibration, self.triggers.calibration, head=head, compute=compute)
         for detector in detectors.values():
             measures_of(detector, shown)  # runs M on every probe there is, once and for all
-        key = self._key(head, detectors)
+        key = fitting_key(self, head, detectors)
         work = FinishedReferences(directory and directory / key[:16], self._known_references(key))
-        kept = KeptReferences(work.path / KEPT) if self.keep and work.path else None
-        return _Ready(head, detectors, shown, calibration, evaluation, key, work, kept)
+        maker = ReferenceMaker(
+            fine_tunes=self.fine_tunes,
+            release=release,
+            triggers=self.triggers,
+            head=head,
+            detectors=detectors,
+            shown=shown,
+            evaluation=evaluation,
+            usefulness=self.usefulness,
+            transplants=self.transplants,
+            kept=KeptReferences(work.path / KEPT) if self.keep and work.path else None,
+            directory=work.path,
+        )
+        return _Ready(maker, calibration, key, work)
+
+    def _guard(self, ready: _Ready, made: Sequence[tuple[Part, Reference]]) -> Guard:
+        owner, fitting, calibrating = (
+            tuple(reference for part, reference in made if part == wanted)
+            for wanted in ("owner", "fitting", "calibrating")
+        )
+        provenance = self.transplants.provenance_of(one.plan for _, one in made) if self.transplants else {}
+        return Guard(
+            release_sha256=self.release_sha256,
+            spec=self.spec,
+            head=ready.maker.head,
+            compute=self.compute,
+            options=self.options,
+            finetuning=self.finetuning,
+            detectors=ready.maker.detectors,
+            owner_finetune=owner[0],
+            references=calibrating,
+            calibration=self.triggers.calibration,
+            evaluation=self.triggers.evaluation,
+            release_calibration=ready.calibration,
+            release_evaluation_logits=ready.maker.evaluation.logits,
+            fitting=fitting,
+            release_probes=dict(ready.maker.shown.probed),
+            key=ready.key,
+            provenance=provenance,
+            usefulness=self.usefulness,
+        )
 
     @staticmethod
     def kept_in(directory: Path, guard: Guard) -> Path:
@@ -208,108 +215,6 @@ class Protection:
     def _unfitted(self) -> tuple[Detector, ...]:
         return self.options.unfitted_detectors() if self.detectors is None else self.detectors
 
-    @cached_property
-    def _release(self) -> nn.Module:
-        return copy.deepcopy(self.model)
-
-    def _evidence(
-        self, model: nn.Module, seen: Activations, examples: Examples, head: str, release: Evidence | None = None
-    ) -> Evidence:
-        """All that a detector may look at, of a model on these triggers."""
-        forward = forward_of(model, head=head, compute=self.compute)
-        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        return Evidence(seen.features, seen.logits, examples.labels, weights, release, forward, examples.inputs)
-
-    def _check(self) -> None:
-        names = [check_name(detector.name) for detector in self._unfitted]
-        if not names or len(set(names)) < len(names):
-            raise ConfigurationError(
-                f"a guard needs at least one detector, each of another name, not {', '.join(names) or 'none'}"
-            )
-        for detector in self._unfitted:
-            if self.options.rule == "seed" and not isinstance(detector, ImageDetector):
-                raise GuardError(
-                    f"the rule `seed` (Eq. 4) needs one error per image, which {detector.name} does not give",
-                    hint="use the rule `conformal`",
-                )
-        if self.options.escalation_names and not are_images(self.triggers.calibration.inputs):
-            raise GuardError(
-                "the escalation tier searches for marks on images, and this model takes other inputs, or several",
-                hint="set escalation to off",
-            )
-        check_examples(self.references_pool, "the reference pool", every_class=False)
-        if self.references_pool.class_names != self.triggers.fit.class_names:
-            raise GuardError("the reference pool has other classes than the trigger set")
-        if self.spec.classes != self.triggers.fit.classes:
-            raise GuardError(
-                f"the model tells {self.spec.classes} classes apart, the triggers {self.triggers.fit.classes}"
-            )
-
-    def _reference(self, part: Part, k: int, ready: _Ready) -> Reference:
-        """The k-th fine-tune of a part, scored. Its weights are kept only where they are asked for.
-
-        One that diverges is drawn again: its maker would have seen the loss, and returned nothing. So is one that fails utility, where
-        submissions have to pass it: nobody asks what its p is.
-        """
-        number = number_of(part, k)
-        useful = None if number == OWNER else self.usefulness
-        if self.transplants is not None:
-            weights, plan = self.transplants.onto(self.model.state_dict(), part, k)
-            model = copy.deepcopy(self.model)
-            model.load_state_dict(weights)
-            outcome = self._scored(model, plan, ready, useful)
-            if isinstance(outcome, Reference):
-                return self._keep(outcome, model, part, k, ready.kept)
-            # Of no use on this release; it is trained, as if it had not been kept.
-        draws = Draws(diverging_limit=1) if number == OWNER else Draws()
-        while True:
-            attempt = draws.made
-            try:
-                model, planned, report = self.fine_tunes.make(
-                    number, attempt, head=ready.head, directory=ready.work.path
-                )
-            except ModelError as error:  # the loss, or a weight, is not finite
-                draws.diverge(error)
-                continue
-            described = planned.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
-            described |= {TURNED_AWAY: draws.turned_away} if useful else {}
-            outcome = self._scored(model, described, ready, useful)
-            if isinstance(outcome, Reference):
-                return self._keep(outcome, model, part, k, ready.kept)
-            if outcome is None:
-                draws.diverge()
-            else:
-                draws.turn_away(outcome)
-
-    def _scored(
-        self, model: nn.Module, plan: Mapping[str, object], ready: _Ready, useful: Usefulness | None
-    ) -> Reference | tuple[str, ...] | None:
-        """None where activations or scores are not finite; the utility checks that it fails, where it should pass them."""
-        calibration = self.triggers.calibration
-        seen = observe(model, calibration.inputs, head=ready.head, compute=self.compute)
-        evidence = self._evidence(model, seen, calibration, ready.head, ready.release)
-        if not (bool(torch.isfinite(seen.features).all()) and bool(torch.isfinite(seen.logits).all())):
-            return None
-        if useful is not None:
-            failed = useful.failed(
-                model, self._release, ready.evaluation, self.triggers.evaluation, head=ready.head, compute=self.compute
-            )
-            if failed:
-                return failed
-        scores = {n: s for detector in ready.detectors.values() for n, s in measures_of(detector, evidence).items()}
-        if not all(math.isfinite(score) for score in scores.values()):
-            return None
-        errors = {name: d.image_scores(evidence) for name, d in ready.detectors.items() if isinstance(d, ImageDetector)}
-        accuracy = float((seen.logits.argmax(1) == ready.release.labels).double().mean())
-        return Reference(plan, scores, accuracy, errors)
-
-    @staticmethod
-    def _keep(scored: Reference, model: nn.Module, part: Part, k: int, kept: KeptReferences | None) -> Reference:
-        if kept is not None:
-            weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-            kept.write(part, k, weights, scored.plan)
-        return scored
-
     def _known_references(self, key: str) -> dict[Part, tuple[Reference, ...]]:
         known = self.known
         if known is None or known.key != key:
@@ -320,86 +225,15 @@ class Protection:
     def fine_tunes(self) -> FineTunes:
         return FineTunes(self.model, self.references_pool, self.options, self.finetuning, self.compute)
 
-    def _key(self, head: str, detectors: Mapping[str, Detector]) -> str:
-        """Digest of everything that decides a reference's scores: work stored under another key is another fitting's.
-
-        How many there are, how they are combined and the levels are left out: asking for more references goes on with those
-        that are there.
-        """
-        options = self.options.to_json()
-        for name in (
-            "references",
-            "fitting_references",
-            "combination",
-            "given_size",
-            "detectors",
-            "rule",
-            "reject_level",
-            "quarantine_level",
-            "escalation",
-            "escalation_references",
-            "escalation_reject_level",
-            "escalation_quarantine_level",
-            "incremental",
-            "incremental_news",
-            "incremental_generations",
-        ):
-            del options[name]
-        about = {
-            "release": self.release_sha256,
-            "spec": self.spec.to_json(),
-            "head": head,
-            "options": options,
-            "finetuning": self.finetuning.to_json(),
-            "compute": self.compute.to_json(),
-            "torch": torch.__version__,
-            "data": [_digest(part) for part in (*self.triggers.parts.values(), self.references_pool)],
-            "detectors": {name: self._about(detector) for name, detector in detectors.items()},
-        }
-        if self.usefulness is not None:
-            about["usefulness"] = self.usefulness.to_json()
-        if self.transplants is not None:  # they are not what training would make
-            about["transplants"] = self.transplants.provenance
-        return hashlib.sha256(canonical.encode(about)).hexdigest()
-
-    def _about(self, detector: Detector) -> object:
-        """Those that the options name learn what follows from the rest of the key; others from who knows where."""
-        return detector.state().options if self.detectors is None else _detector_digest(detector.state())
-
 
 @dataclass(frozen=True)
 class _Ready:
-    """release: what M shows on the calibration triggers and the probes."""
+    """What there is before the first reference is made. calibration: what M shows on these triggers. work: references that are done."""
 
-    head: str
-    detectors: dict[str, Detector]
-    release: Evidence
+    maker: ReferenceMaker
     calibration: Activations
-    evaluation: Activations
     key: str
     work: FinishedReferences
-    kept: KeptReferences | None
 
-
-def _first(examples: Examples) -> tuple[Tensor, ...]:
-    return tuple(tensor[:2] for tensor in examples.inputs)
-
-
-def _detector_digest(state: DetectorState) -> str:
-    hasher = hashlib.sha256(canonical.encode(state.options))
-    for name in sorted(state.tensors):
-        hasher.update(name.encode())
-        _update(hasher, state.tensors[name])
-    return hasher.hexdigest()
-
-
-def _digest(examples: Examples) -> str:
-    hasher = hashlib.sha256(canonical.encode(list(examples.class_names)))
-    for tensor in (*examples.inputs, examples.labels):
-        _update(hasher, tensor)
-    return hasher.hexdigest()
-
-
-def _update(hasher: hashlib._Hash, tensor: Tensor) -> None:
-    hasher.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-    hasher.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    def reference(self, part: Part, k: int) -> Reference:
+        return self.work.write(part, k, self.maker.make(part, k))

@@ -20,8 +20,8 @@ from owner.gatekeeper.assistants import Share
 from owner.gatekeeper.escalation import Escalation
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.fitting import FittingJob, fit, fit_escalation, main
+from owner.gatekeeper.making import ReferenceMaker
 from owner.gatekeeper.own_processes import command, environment
-from owner.gatekeeper.protection import Protection
 from owner.gatekeeper.transplants import KEPT, KeptReferences
 from tests.owner.gatekeeper.conftest import fitting_job
 
@@ -115,17 +115,17 @@ def test_shared_with_a_process_that_is_killed_the_fine_tunes_are_the_same_ones(
             super().__init__(*given, **named)
             assistants.append(self)
 
-    work = Protection._reference
+    make = ReferenceMaker.make
 
     def after_the_first_of_theirs(*given: Any) -> Any:
         while not list(job.work.glob("*/0*.json")):
             time.sleep(0.005)
         assistants[0].kill()
-        return work(*given)
+        return make(*given)
 
     monkeypatch.setattr(subprocess, "Popen", Remembered)
     monkeypatch.setattr("owner.gatekeeper.fitting._WORTH_SHARING", 1)
-    monkeypatch.setattr(Protection, "_reference", after_the_first_of_theirs)
+    monkeypatch.setattr(ReferenceMaker, "make", after_the_first_of_theirs)
     torch.set_num_threads(2)
     try:
         shared = fit(job, progress=False)

@@ -1,0 +1,127 @@
+"""The making of one honest reference: a fine-tune of M, trained or moved here from an earlier release, and its scores."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from common.activations import Activations, observe
+from common.devices import Compute
+from common.errors import ModelError
+from common.examples import Examples
+from owner.detectors import Detector, Evidence, ImageDetector, measures_of
+from owner.detectors.base import forward_of
+from owner.detectors.comparison import is_finite
+from owner.gatekeeper.fine_tunes import OWNER, FineTunes
+from owner.gatekeeper.finished import Part, number_of
+from owner.gatekeeper.references import Reference
+from owner.gatekeeper.transplants import KeptReferences, Transplants
+from owner.gatekeeper.triggers import Triggers
+from owner.gatekeeper.usefulness import TURNED_AWAY, Draws, Usefulness
+
+
+@dataclass(frozen=True)
+class ReferenceMaker:
+    """What is known of M before any of its references is made, and what they are made with.
+
+    fine_tunes: of M. release: a copy of M, which may lie on the device. head: its head.
+    detectors: fitted on M, by name. shown: what M shows on the calibration triggers and the probes. evaluation: on the evaluation triggers.
+    usefulness: what every fitting and calibrating reference passes. transplants: where they are taken from instead of being trained.
+    kept: where their weights go, which None does not keep. directory: of the states of training.
+    """
+
+    fine_tunes: FineTunes
+    release: nn.Module
+    triggers: Triggers
+    head: str
+    detectors: Mapping[str, Detector]
+    shown: Evidence
+    evaluation: Activations
+    usefulness: Usefulness | None = None
+    transplants: Transplants | None = None
+    kept: KeptReferences | None = None
+    directory: Path | None = None
+
+    def make(self, part: Part, k: int) -> Reference:
+        """The k-th fine-tune of a part, scored.
+
+        One that diverges is drawn again: its maker would have seen the loss, and returned nothing. So is one that fails utility, where
+        submissions have to pass it: nobody asks what its p is.
+
+        Raises GuardError where too many are drawn, or a fine-tune that is to be moved here is not there; StorageError.
+        """
+        number = number_of(part, k)
+        useful = None if number == OWNER else self.usefulness
+        if self.transplants is not None:
+            weights, plan = self.transplants.onto(self.fine_tunes.model.state_dict(), part, k)
+            model = copy.deepcopy(self.fine_tunes.model)
+            model.load_state_dict(weights)
+            outcome = self._score(model, plan, useful)
+            if isinstance(outcome, Reference):
+                return self._keep(outcome, model, part, k)
+            # Of no use on this release; it is trained, as if it had not been kept.
+        draws = Draws(diverging_limit=1) if number == OWNER else Draws()
+        while True:
+            attempt = draws.made
+            try:
+                model, planned, report = self.fine_tunes.make(number, attempt, head=self.head, directory=self.directory)
+            except ModelError as error:  # the loss, or a weight, is not finite
+                draws.diverge(error)
+                continue
+            described = planned.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
+            described |= {TURNED_AWAY: draws.turned_away} if useful else {}
+            outcome = self._score(model, described, useful)
+            if isinstance(outcome, Reference):
+                return self._keep(outcome, model, part, k)
+            if outcome is None:
+                draws.diverge()
+            else:
+                draws.turn_away(outcome)
+
+    def _score(
+        self, model: nn.Module, plan: Mapping[str, object], useful: Usefulness | None
+    ) -> Reference | tuple[str, ...] | None:
+        """None where activations or scores are not finite; the utility checks that it fails, where it should pass them."""
+        compute, calibration = self.fine_tunes.compute, self.triggers.calibration
+        seen = observe(model, calibration.inputs, head=self.head, compute=compute)
+        if not (is_finite(seen.features) and is_finite(seen.logits)):
+            return None
+        if useful is not None:
+            failed = useful.failed(
+                model, self.release, self.evaluation, self.triggers.evaluation, head=self.head, compute=compute
+            )
+            if failed:
+                return failed
+        evidence = evidence_of(model, seen, calibration, head=self.head, compute=compute, release=self.shown)
+        scores = {n: s for detector in self.detectors.values() for n, s in measures_of(detector, evidence).items()}
+        if not all(math.isfinite(score) for score in scores.values()):
+            return None
+        errors = {name: d.image_scores(evidence) for name, d in self.detectors.items() if isinstance(d, ImageDetector)}
+        accuracy = float((seen.logits.argmax(1) == calibration.labels).double().mean())
+        return Reference(plan, scores, accuracy, errors)
+
+    def _keep(self, scored: Reference, model: nn.Module, part: Part, k: int) -> Reference:
+        if self.kept is not None:
+            weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+            self.kept.write(part, k, weights, scored.plan)
+        return scored
+
+
+def evidence_of(
+    model: nn.Module,
+    seen: Activations,
+    examples: Examples,
+    *,
+    head: str,
+    compute: Compute,
+    release: Evidence | None = None,
+) -> Evidence:
+    """All that a detector may look at, of a model that shows `seen` on these examples."""
+    forward = forward_of(model, head=head, compute=compute)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return Evidence(seen.features, seen.logits, examples.labels, weights, release, forward, examples.inputs)

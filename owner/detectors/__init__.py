@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from common.errors import ConfigurationError, UnknownNameError
+from common.errors import ConfigurationError, GuardError, UnknownNameError
 from owner.detectors.activation_autoencoder import ActivationAutoEncoder, AutoEncoderOptions
 from owner.detectors.activation_vae import ActivationCVAE, ActivationVAE, CVAEOptions, VAEOptions
 from owner.detectors.base import (
@@ -103,13 +103,16 @@ def check_name(name: str) -> str:
 
 
 def restore(name: str, state: DetectorState) -> Detector:
-    """The fitted detector that `state` was taken from. Raises UnknownNameError, GuardError."""
+    """The fitted detector that `state` was taken from. Raises UnknownNameError, GuardError, also for an option that is missing."""
     known = {**ESCALATION, **DETECTORS}
     if name not in known:
         error = UnknownNameError("detector", name, known)
         error.hint += "; for one of your own call owner.detectors.register(its class) first"
         raise error
-    return known[name].from_state(state)
+    found = known[name].from_state(state)
+    if missing := sorted(set(found.state().options) - set(state.options)):
+        raise GuardError(f"the stored {name} lacks {', '.join(missing)}", hint="fit the guard again")
+    return found
 
 
 __all__ = [

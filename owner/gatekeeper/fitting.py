@@ -45,6 +45,7 @@ from owner.gatekeeper.limits import forbid_core_dumps
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.protection import OnReference, Protection
+from owner.gatekeeper.stored import whole
 from owner.gatekeeper.transplants import KEPT, Transplants
 from owner.gatekeeper.triggers import Triggers
 from owner.gatekeeper.usefulness import Usefulness, usefulness_of
@@ -121,16 +122,18 @@ class FittingJob:
         try:
             return cls(
                 **{name: Path(data[name]) for name in _PATHS},
-                spec=ModelSpec.from_json(data["spec"]),
+                spec=ModelSpec.from_json(whole(data["spec"], ModelSpec, "the fields of the model")),
                 options=GuardOptions.from_json(data["options"]),
-                finetuning=TrainingOptions.from_json(data["finetuning"]),
+                finetuning=TrainingOptions.from_json(
+                    whole(data["finetuning"], TrainingOptions, "the training options")
+                ),
                 compute=Compute.from_json(data["compute"]),
                 what=data["what"],
                 parent_guard=_path(data, "parent_guard"),
                 parent_weights=_path(data, "parent_weights"),
-                fresh=bool(data.get("fresh", False)),
-                utility=None if data.get("utility") is None else UtilityLimits.from_json(data["utility"]),
-                merging=MergePolicy.from_json(data.get("merge", {})),
+                fresh=bool(data["fresh"]),
+                utility=None if data["utility"] is None else UtilityLimits.from_json(data["utility"]),
+                merging=MergePolicy.from_json(data["merge"]),
             )
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"the fitting job is incomplete: {error}") from error
@@ -145,7 +148,7 @@ def work_path(guard: Path) -> Path:
 
 
 def _path(data: Mapping[str, Any], name: str) -> Path | None:
-    return None if data.get(name) is None else Path(data[name])
+    return None if data[name] is None else Path(data[name])
 
 
 def fit(job: FittingJob, *, progress: bool | None = None, on_reference: OnReference | None = None) -> Guard:

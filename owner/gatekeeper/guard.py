@@ -70,12 +70,12 @@ class Guard:
     evaluation: Examples = field(repr=False)
     release_calibration: Activations = field(repr=False)
     release_evaluation_logits: Tensor = field(repr=False)
-    fitting: tuple[Reference, ...] = ()
-    release_probes: Mapping[str, Activations] = field(default_factory=dict, repr=False)
+    fitting: tuple[Reference, ...]
+    release_probes: Mapping[str, Activations] = field(repr=False)
+    key: str
+    provenance: Mapping[str, Any]
+    usefulness: Usefulness | None
     release_weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    key: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    usefulness: Usefulness | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: _versions())
 
     @property

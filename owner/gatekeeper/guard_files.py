@@ -28,7 +28,7 @@ from torch import Tensor
 from common import canonical
 from common.activations import Activations
 from common.devices import Compute
-from common.errors import ConfigurationError, GuardError, GuardMismatchError, WireError
+from common.errors import ConfigurationError, GuardError, GuardMismatchError, ModelError, WireError
 from common.examples import Examples
 from common.files import ensure_directory, read_bounded, storage_errors, sync_directory, write_atomically
 from common.locks import lock_held
@@ -40,6 +40,7 @@ from common.weights import save as save_weights
 from owner.detectors import DETECTORS, DetectorState, restore
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import Reference
+from owner.gatekeeper.stored import whole
 from owner.gatekeeper.transplants import KEPT
 from owner.gatekeeper.usefulness import Usefulness
 
@@ -160,13 +161,10 @@ def read(directory: Path) -> dict[str, Any]:
     try:
         tensors = {name: load_weights(directory / name, digest=digest) for name, digest in about["files"].items()}
         _check_detectors(directory, about["detectors"])
-        return _fields(about, tensors)
-    except ConfigurationError as error:
-        raise GuardMismatchError(
-            f"the guard in {directory} was fitted on {about.get('compute')}, which this machine cannot do: {error.message}",
-            hint="fit it again on this machine",
-        ) from error
-    except (WireError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return _fields(about, tensors) | {"compute": _compute(directory, about["compute"])}
+    except KeyError as error:
+        raise GuardError(f"the guard in {directory} is damaged: it lacks {error}", hint="fit it again") from error
+    except (WireError, ConfigurationError, ModelError, TypeError, ValueError, AttributeError) as error:
         raise GuardError(f"the guard in {directory} is damaged: {error}", hint="fit it again") from error
 
 
@@ -257,6 +255,17 @@ def _check_detectors(directory: Path, names: Iterable[str]) -> None:
             )
 
 
+def _compute(directory: Path, stored: Mapping[str, Any]) -> Compute:
+    whole(stored, Compute, "device and precision")
+    try:
+        return Compute.from_json(stored)
+    except ConfigurationError as error:
+        raise GuardMismatchError(
+            f"the guard in {directory} was fitted on {stored}, which this machine cannot do: {error.message}",
+            hint="fit it again on this machine",
+        ) from error
+
+
 def _fields(about: Mapping[str, Any], tensors: Mapping[str, Weights]) -> dict[str, Any]:
     errors, seen, triggers = (tensors[f"{name}.safetensors"] for name in ("references", "release", "triggers"))
     names, inputs = tuple(about["class_names"]), int(about["inputs"])
@@ -267,27 +276,25 @@ def _fields(about: Mapping[str, Any], tensors: Mapping[str, Weights]) -> dict[st
 
     return {
         "release_sha256": about["release_sha256"],
-        "spec": ModelSpec.from_json(about["spec"]),
+        "spec": ModelSpec.from_json(whole(about["spec"], ModelSpec, "the fields of the model")),
         "head": about["head"],
-        "compute": Compute.from_json(about["compute"]),
         "options": GuardOptions.from_json(about["options"]),
-        "finetuning": TrainingOptions.from_json(about["finetuning"]),
+        "finetuning": TrainingOptions.from_json(whole(about["finetuning"], TrainingOptions, "the training options")),
         "detectors": {
             name: restore(name, DetectorState(tensors[f"detector-{name}.safetensors"], options))
             for name, options in about["detectors"].items()
         },
         "owner_finetune": reference("owner", about["owner_finetune"]),
         "references": tuple(reference(str(k), data) for k, data in enumerate(about["references"])),
-        "fitting": tuple(reference(f"fitting {k}", data) for k, data in enumerate(about.get("fitting", ()))),
+        "fitting": tuple(reference(f"fitting {k}", data) for k, data in enumerate(about["fitting"])),
         "calibration": _unpack("calibration", triggers, inputs, names),
         "evaluation": _unpack("evaluation", triggers, inputs, names),
         "release_calibration": Activations(seen["calibration.features"], seen["calibration.logits"]),
         "release_evaluation_logits": seen["evaluation.logits"],
         "release_probes": _unpack_probes(tensors.get("probes.safetensors", {})),
-        "key": about.get("key", ""),
-        "provenance": about.get("provenance", {}),
-        # A guard of an earlier version has none: its references are conditioned on nothing.
-        "usefulness": Usefulness.from_json(about["usefulness"]) if about.get("usefulness") else None,
+        "key": about["key"],
+        "provenance": about["provenance"],
+        "usefulness": None if about["usefulness"] is None else Usefulness.from_json(about["usefulness"]),
         "versions": about["versions"],
     }
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from common import errors
-from common.errors import GuardError, GuardPart, PortierError
+from common.errors import ConfigurationError, GuardError, GuardPart, PortierError
 from common.model_spec import ModelSpec
 from owner.gatekeeper.merging import MergePolicy
+from owner.gatekeeper.stored import whole
 from owner.gatekeeper.utility import UtilityLimits
 
 LINE_LIMIT = 8 << 20
@@ -59,14 +60,18 @@ class VettingJob:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        paths: dict[str, Any] = {name: None if data[name] is None else Path(data[name]) for name in _PATHS}
-        return cls(
-            **paths,
-            spec=ModelSpec.from_json(data["spec"]),
-            merge=MergePolicy.from_json(data["merge"]),
-            utility=UtilityLimits.from_json(data["utility"]),
-            root_action=data["root_action"],
-        )
+        """Raises ConfigurationError where something is missing."""
+        try:
+            paths: dict[str, Any] = {name: None if data[name] is None else Path(data[name]) for name in _PATHS}
+            return cls(
+                **paths,
+                spec=ModelSpec.from_json(whole(data["spec"], ModelSpec, "the fields of the model")),
+                merge=MergePolicy.from_json(data["merge"]),
+                utility=UtilityLimits.from_json(data["utility"]),
+                root_action=data["root_action"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(f"the vetting job is incomplete: {error}") from error
 
 
 _PATHS = (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
+from owner.gatekeeper.stored import whole
 
 Policy = Literal["average", "replace"]
 
@@ -34,7 +35,8 @@ class MergePolicy:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**data)
+        """Raises ConfigurationError for a field that is missing."""
+        return cls(**whole(data, cls, "the fields of a merge policy"))
 
 
 def merge(

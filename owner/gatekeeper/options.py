@@ -12,6 +12,7 @@ from owner.choices import ESCALATIONS, PRESETS, STANDARD, expand
 from owner.detectors import DETECTORS, AutoEncoderOptions, Detector, standard_detectors
 from owner.detectors.activation_autoencoder import Scaling
 from owner.detectors.combination import Method
+from owner.gatekeeper.stored import whole
 from owner.levels import RuleName, check_levels, check_tier
 from owner.population import HonestPopulation
 
@@ -126,11 +127,13 @@ class GuardOptions:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Raises UnknownNameError for an option that does not exist."""
+        """Raises UnknownNameError for an option that does not exist, ConfigurationError for one that is missing."""
         known = {f.name for f in dataclasses.fields(cls)}
         for name in data:
             if name not in known:
                 raise UnknownNameError("guard option", str(name), known)
-        population = HonestPopulation.from_json(data.get("population", {}))
-        detectors = tuple(data["detectors"])
-        return cls(**{**data, "population": population, "detectors": detectors})
+        whole(data, cls, "the guard options")
+        population = HonestPopulation.from_json(
+            whole(data["population"], HonestPopulation, "the honest population's fields")
+        )
+        return cls(**{**data, "population": population, "detectors": tuple(data["detectors"])})

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from common.errors import ConfigurationError
 from common.evaluation import Evaluation
+from owner.gatekeeper.stored import whole
 from owner.gatekeeper.verdict import Check, Decision
 
 _Z95 = 1.645
@@ -37,7 +38,8 @@ class UtilityLimits:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**data)
+        """Raises ConfigurationError for a field that is missing."""
+        return cls(**whole(data, cls, "the limits of the utility check"))
 
 
 def recall_allowance(recall: float, support: int, recall_drop: float) -> float:

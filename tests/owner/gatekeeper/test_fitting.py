@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from common import canonical
 from common.errors import ConfigurationError, GuardError
 from common.training import train
-from owner.gatekeeper import Gatekeeper, Guard, GuardOptions
+from owner.gatekeeper import Gatekeeper, Guard, GuardOptions, UtilityLimits
 from owner.gatekeeper.assistants import Share
 from owner.gatekeeper.escalation import Escalation
 from owner.gatekeeper.fine_tunes import FineTunes
@@ -169,6 +170,41 @@ def test_a_job_that_cannot_be_read_is_told_in_one_line(
     (tmp_path / "job.json").write_text(content)
     assert main([str(tmp_path / "job.json")]) == code
     assert "fitting job" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "parent_guard",
+        "parent_weights",
+        "fresh",
+        "utility",
+        "merge",
+        "merge.weight",
+        "utility.recall_drop",
+        "options.detectors",
+        "options.population",
+        "finetuning.epochs",
+        "spec.head",
+    ],
+)
+def test_a_job_that_lacks_a_field_is_refused_by_its_name(
+    job: FittingJob, tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = inner = dataclasses.replace(job, utility=UtilityLimits()).to_json()
+    *outer, name = path.split(".")
+    for one in outer:
+        inner = inner[one]
+    del inner[name]
+    (tmp_path / "job.json").write_bytes(canonical.encode(about))
+    assert main([str(tmp_path / "job.json")]) == ConfigurationError.exit_code
+    assert name in capsys.readouterr().err
+    assert not job.directory.exists()
+
+
+def test_a_job_survives_json(job: FittingJob) -> None:
+    for one in (job, dataclasses.replace(job, utility=UtilityLimits(), parent_guard=job.directory, fresh=True)):
+        assert FittingJob.from_json(canonical.parse(canonical.encode(one.to_json()), limit=1 << 20, depth=16)) == one
 
 
 def test_a_guard_that_shall_have_more_references_is_grown_from_the_one_that_stands(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -33,11 +34,11 @@ def copy(bench, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
 
 def rewrite(directory: Path, **changes: object) -> None:
     """Alter guard.json and keep its digest true, as somebody would who knows how it is made."""
-    import hashlib
+    write_description(directory, json.loads((directory / "guard.json").read_bytes()) | changes)
 
-    about = json.loads((directory / "guard.json").read_bytes())
+
+def write_description(directory: Path, about: dict[str, object]) -> None:
     del about["sha256"]
-    about |= changes
     about["sha256"] = hashlib.sha256(canonical.encode(about)).hexdigest()
     (directory / "guard.json").write_bytes(canonical.encode(about))
 
@@ -264,6 +265,40 @@ def test_a_description_with_a_field_of_another_kind_is_refused(copy: Path, field
     rewrite(copy, **{field: 7})
     with pytest.raises(GuardError, match="damaged"):
         Guard.load(copy)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "usefulness",
+        "provenance",
+        "key",
+        "fitting",
+        "versions",
+        "options.detectors",
+        "options.population",
+        "options.population.frozen",
+        "options.escalation",
+        "finetuning.epochs",
+        "spec.head",
+        "compute.dtype",
+        "usefulness.utility.recall_drop",
+        "usefulness.merge.weight",
+        "detectors.activation-autoencoder.scaling",
+    ],
+)
+def test_a_description_that_lacks_a_field_is_refused_by_its_name(copy: Path, path: str) -> None:
+    about = json.loads((copy / "guard.json").read_bytes())
+    *outer, name = path.split(".")
+    inner = about
+    for one in outer:
+        inner = inner[one]
+    del inner[name]
+    write_description(copy, about)
+    with pytest.raises(GuardError, match=rf"lacks? '?{name}\b") as caught:
+        Guard.load(copy)
+    assert caught.type is GuardError
+    assert "again" in caught.value.hint
 
 
 def test_rules_can_be_compared_on_one_guard(bench) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common.devices import Compute
-from common.errors import GuardError, GuardMismatchError, StorageError
+from common.errors import ConfigurationError, GuardError, GuardMismatchError, StorageError
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.models import build
@@ -202,6 +202,17 @@ def test_a_would_be_release_that_cannot_be_written_is_the_owners_trouble(place: 
 def test_a_job_survives_json(place: Place) -> None:
     job = place.job(root_guard=place.folder / "guard", root_action="record")
     assert VettingJob.from_json(job.to_json()) == job
+
+
+@pytest.mark.parametrize("path", ["escalation", "utility", "merge.weight", "utility.recall_drop", "spec.head"])
+def test_a_job_that_lacks_a_field_is_refused_by_its_name(place: Place, path: str) -> None:
+    about = inner = place.job().to_json()
+    *outer, name = path.split(".")
+    for one in outer:
+        inner = inner[one]
+    del inner[name]
+    with pytest.raises(ConfigurationError, match=name):  # of which the worker makes no verdict
+        VettingJob.from_json(about)
 
 
 def test_the_root_guard_scores_the_would_be_release(place: Place, worker: VettingWorker) -> None:

@@ -33,9 +33,9 @@ from common.weights import load as load_weights
 from common.weights import save as save_weights
 from contributor.attacks import parse_attack
 from contributor.finetuning import finetune
+from owner.gatekeeper.drawing import DRAWS
 from owner.gatekeeper.merging import merge
 from owner.gatekeeper.references import ReferencePlan, plan_owner_finetune, plan_reference
-from owner.gatekeeper.usefulness import DRAWS
 from owner.gatekeeper.utility import UtilityLimits, check_accuracy, check_recall
 from owner.gatekeeper.verdict import Decision
 

@@ -3,7 +3,8 @@
 The guard keeps their scores and not their weights, which would be 160 MB a release for the paper's CNN and 3 GB for a wide
 ResNet, kept for a tier that most releases never need. Made again they cost so many fine-tunes, once, when the first submission
 needs them. From their seeds they come out as they were, bit for bit, on the same machine with as many threads only; elsewhere, and
-where the guard's own were transplanted from an earlier release, they are others of their kind. Nothing compares the two.
+where the guard's own were transplanted from an earlier release, they are others of their kind. Nothing compares the two. But they are
+conditioned on the same: whom the tier looks at has passed utility, and a fine-tune that fails it here is drawn again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from common.activations import observe
-from common.errors import GuardError, ModelError
+from common.errors import GuardError
 from common.progress import progress_bar
 from owner.detectors import ESCALATION, Detector, Evidence, measures_of
+from owner.detectors.comparison import is_finite
+from owner.gatekeeper.drawing import Draws, Outcome, draw
 from owner.gatekeeper.escalation import Escalation, escalation_key, gradient_evidence
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.finished import FinishedReferences
@@ -40,7 +46,7 @@ def calibrate(
     fine_tunes: those that the guard was calibrated with. directory: where finished ones are kept, so that what was interrupted
     goes on. known: a tier of the same guard with another K, whose references are taken over.
 
-    Raises GuardError where the guard asks for none, or a fine-tune cannot be made again or looked at; StorageError.
+    Raises GuardError where the guard asks for none, hardly a fine-tune passes utility, or one cannot be looked at; StorageError.
     """
     names, count = guard.options.escalation_names, guard.options.escalation_references
     if not names:
@@ -77,26 +83,42 @@ def _look(
     release: Evidence,
     directory: Path | None,
 ) -> Reference:
-    attempt = int(guard.references[k].plan.get("attempt", 0))
-    try:
-        model, plan, report = fine_tunes.make(k, attempt, head=guard.head, directory=directory)
-    except ModelError as error:
-        raise GuardError(
-            f"honest fine-tune {k} cannot be made again: {error.message}", hint="fit the guard again"
-        ) from error
-    seen = observe(model, guard.calibration.inputs, head=guard.head, compute=guard.compute)
-    evidence = gradient_evidence(guard, model, seen, release)
-    started = time.perf_counter()
+    head, compute, useful = guard.head, guard.compute, guard.usefulness
+
+    def looked(model: nn.Module, plan: dict[str, Any]) -> Outcome:
+        seen = observe(model, guard.calibration.inputs, head=head, compute=compute)
+        if not (is_finite(seen.features) and is_finite(seen.logits)):
+            return None
+        if useful is not None:
+            failed = useful.failed(
+                model,
+                fine_tunes.model,
+                guard.release_evaluation_logits,
+                guard.evaluation,
+                head=head,
+                compute=compute,
+            )
+            if failed:
+                return failed
+        evidence = gradient_evidence(guard, model, seen, release)
+        started = time.perf_counter()
+        scores = _scores(k, detectors, evidence)
+        seconds = round(time.perf_counter() - started, 3)
+        accuracy = float((seen.logits.argmax(1) == guard.calibration.labels).double().mean())
+        return Reference(plan | {"escalation_seconds": seconds}, scores, accuracy, {})
+
+    first = int(guard.references[k].plan["attempt"])
+    return draw(fine_tunes, k, looked, Draws(), head=head, directory=directory, first=first)
+
+
+def _scores(k: int, detectors: Mapping[str, Detector], evidence: Evidence) -> dict[str, float]:
     try:
         scores = {n: score for detector in detectors.values() for n, score in measures_of(detector, evidence).items()}
     except RuntimeError as error:  # of torch, where the model hands no gradient on
         raise GuardError(f"the escalation tier cannot follow gradients through this model: {error}") from error
-    seconds = time.perf_counter() - started
     if not all(math.isfinite(score) for score in scores.values()):
         raise GuardError(
             f"the escalation tier finds honest fine-tune {k} not finite, and can judge nobody by it",
             hint="use float32 (model.precision), or recommend a lower learning rate",
         )
-    accuracy = float((seen.logits.argmax(1) == guard.calibration.labels).double().mean())
-    times = {"seconds": round(report.seconds, 3), "escalation_seconds": round(seconds, 3)}
-    return Reference(plan.to_json() | times | {"attempt": attempt}, scores, accuracy, {})
+    return scores

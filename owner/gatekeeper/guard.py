@@ -25,6 +25,7 @@ from owner.detectors import Detector, Evidence, measures_of
 from owner.figures import conditions
 from owner.gatekeeper import guard_files
 from owner.gatekeeper.combined import CombinedScore
+from owner.gatekeeper.drawing import drawn
 from owner.gatekeeper.histograms import counts, log_edges
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import Reference
@@ -36,7 +37,7 @@ from owner.gatekeeper.rules import (
     p_value,
     seed_threshold,
 )
-from owner.gatekeeper.usefulness import Usefulness, drawn
+from owner.gatekeeper.usefulness import Usefulness
 
 GATE = "gate"
 """Name of the combined score among checks and thresholds."""

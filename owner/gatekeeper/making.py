@@ -7,22 +7,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from common.activations import Activations, observe
 from common.devices import Compute
-from common.errors import ModelError
 from common.examples import Examples
 from owner.detectors import Detector, Evidence, ImageDetector, measures_of
 from owner.detectors.base import forward_of
 from owner.detectors.comparison import is_finite
+from owner.gatekeeper.drawing import TURNED_AWAY, Draws, Outcome, draw
 from owner.gatekeeper.fine_tunes import OWNER, FineTunes
 from owner.gatekeeper.finished import Part, number_of
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KeptReferences, Transplants
 from owner.gatekeeper.triggers import Triggers
-from owner.gatekeeper.usefulness import TURNED_AWAY, Draws, Usefulness
+from owner.gatekeeper.usefulness import Usefulness
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ReferenceMaker:
     """What is known of M before any of its references is made, and what they are made with.
 
     fine_tunes: of M. release: a copy of M, which may lie on the device. head: its head.
-    detectors: fitted on M, by name. shown: what M shows on the calibration triggers and the probes. evaluation: on the evaluation triggers.
+    detectors: fitted on M, by name. shown: what M shows on the calibration triggers and the probes. evaluation_logits: M's on the evaluation triggers.
     usefulness: what every fitting and calibrating reference passes. transplants: where they are taken from instead of being trained.
     kept: where their weights go, which None does not keep. directory: of the states of training.
     """
@@ -41,7 +42,7 @@ class ReferenceMaker:
     head: str
     detectors: Mapping[str, Detector]
     shown: Evidence
-    evaluation: Activations
+    evaluation_logits: Tensor
     usefulness: Usefulness | None = None
     transplants: Transplants | None = None
     kept: KeptReferences | None = None
@@ -49,9 +50,6 @@ class ReferenceMaker:
 
     def make(self, part: Part, k: int) -> Reference:
         """The k-th fine-tune of a part, scored.
-
-        One that diverges is drawn again: its maker would have seen the loss, and returned nothing. So is one that fails utility, where
-        submissions have to pass it: nobody asks what its p is.
 
         Raises GuardError where too many are drawn, or a fine-tune that is to be moved here is not there; StorageError.
         """
@@ -66,34 +64,22 @@ class ReferenceMaker:
                 return self._keep(outcome, model, part, k)
             # Of no use on this release; it is trained, as if it had not been kept.
         draws = Draws(diverging_limit=1) if number == OWNER else Draws()
-        while True:
-            attempt = draws.made
-            try:
-                model, planned, report = self.fine_tunes.make(number, attempt, head=self.head, directory=self.directory)
-            except ModelError as error:  # the loss, or a weight, is not finite
-                draws.diverge(error)
-                continue
-            described = planned.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt}
-            described |= {TURNED_AWAY: draws.turned_away} if useful else {}
-            outcome = self._score(model, described, useful)
-            if isinstance(outcome, Reference):
-                return self._keep(outcome, model, part, k)
-            if outcome is None:
-                draws.diverge()
-            else:
-                draws.turn_away(outcome)
 
-    def _score(
-        self, model: nn.Module, plan: Mapping[str, object], useful: Usefulness | None
-    ) -> Reference | tuple[str, ...] | None:
-        """None where activations or scores are not finite; the utility checks that it fails, where it should pass them."""
+        def judged(model: nn.Module, plan: dict[str, Any]) -> Outcome:
+            counted = plan | ({TURNED_AWAY: draws.turned_away} if useful else {})
+            outcome = self._score(model, counted, useful)
+            return self._keep(outcome, model, part, k) if isinstance(outcome, Reference) else outcome
+
+        return draw(self.fine_tunes, number, judged, draws, head=self.head, directory=self.directory)
+
+    def _score(self, model: nn.Module, plan: Mapping[str, Any], useful: Usefulness | None) -> Outcome:
         compute, calibration = self.fine_tunes.compute, self.triggers.calibration
         seen = observe(model, calibration.inputs, head=self.head, compute=compute)
         if not (is_finite(seen.features) and is_finite(seen.logits)):
             return None
         if useful is not None:
             failed = useful.failed(
-                model, self.release, self.evaluation, self.triggers.evaluation, head=self.head, compute=compute
+                model, self.release, self.evaluation_logits, self.triggers.evaluation, head=self.head, compute=compute
             )
             if failed:
                 return failed

@@ -121,7 +121,7 @@ class Protection:
                 ready.reference(part, k)
 
     def image_steps(self) -> int:
-        """Images times epochs of all fine-tunes that `fit` has to train."""
+        """Images times epochs of all fine-tunes that `fit` has to train; what is drawn again comes on top, unforeseeable."""
         if self.transplants is not None:
             return 0
         known = self._known_references(self.known.key) if self.known is not None else {}
@@ -156,7 +156,7 @@ class Protection:
             head=head,
             detectors=detectors,
             shown=shown,
-            evaluation=evaluation,
+            evaluation_logits=evaluation.logits,
             usefulness=self.usefulness,
             transplants=self.transplants,
             kept=KeptReferences(work.path / KEPT) if self.keep and work.path else None,
@@ -183,7 +183,7 @@ class Protection:
             calibration=self.triggers.calibration,
             evaluation=self.triggers.evaluation,
             release_calibration=ready.calibration,
-            release_evaluation_logits=ready.maker.evaluation.logits,
+            release_evaluation_logits=ready.maker.evaluation_logits,
             fitting=fitting,
             release_probes=dict(ready.maker.shown.probed),
             key=ready.key,

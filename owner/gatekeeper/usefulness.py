@@ -8,16 +8,14 @@ fails is drawn again, which is rejection sampling from the honest population giv
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
-from common.activations import Activations, observe
+from common.activations import observe
 from common.devices import Compute
-from common.errors import GuardError, ModelError
 from common.evaluation import Evaluation
 from common.examples import Examples
 from common.weights import weights_of
@@ -26,13 +24,6 @@ from owner.gatekeeper.merging import MergePolicy, merge
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.utility import UtilityLimits, check_accuracy, check_recall
 from owner.gatekeeper.verdict import Decision
-
-TURNED_AWAY = "turned_away"
-"""In a reference's plan: how many that were drawn in its place before it would fail utility."""
-DIVERGING = 5
-"""Fine-tunes of one reference that may diverge before the recommendation is called unfit."""
-DRAWS = 30
-"""Fine-tunes drawn for one reference in all."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Usefulness:
         self,
         tuned: nn.Module,
         release: nn.Module,
-        seen: Activations,
+        logits: Tensor,
         evaluation: Examples,
         *,
         head: str,
@@ -54,7 +45,7 @@ class Usefulness:
     ) -> tuple[str, ...]:
         """Names of the utility checks that `tuned`, merged into `release`, fails; none where it is useful.
 
-        seen: what the release shows on the examples `evaluation`. Costs one forward pass on them.
+        logits: the release's on the examples `evaluation`. Costs one forward pass on them.
         """
         current = weights_of(release)
         would_be = copy.deepcopy(release)
@@ -63,8 +54,7 @@ class Usefulness:
         if not (is_finite(found.features) and is_finite(found.logits)):
             return ("utility",)
         before, after = (
-            Evaluation.from_logits(logits, evaluation.labels, evaluation.classes)
-            for logits in (seen.logits, found.logits)
+            Evaluation.from_logits(shown, evaluation.labels, evaluation.classes) for shown in (logits, found.logits)
         )
         checks = (
             check_accuracy(before, after, self.limits, seconds=0.0),
@@ -81,60 +71,6 @@ class Usefulness:
 
 
 DEFAULTS = Usefulness()
-
-
-@dataclass
-class Draws:
-    """What became of the fine-tunes drawn for one reference that are not it.
-
-    turned_away: those that fail utility. failed: of these, by check; one may fail both. diverged: those that are not finite.
-    """
-
-    limit: int = DRAWS
-    diverging_limit: int = DIVERGING
-    turned_away: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    diverged: int = 0
-    cause: ModelError | None = None
-
-    @property
-    def made(self) -> int:
-        """Also the number of the next attempt."""
-        return self.turned_away + self.diverged
-
-    def diverge(self, cause: ModelError | None = None) -> None:
-        """Raises GuardError where too many have."""
-        self.diverged += 1
-        self.cause = cause or self.cause
-        if self.diverged >= self.diverging_limit:
-            why = self.cause.message if self.cause else "its activations are not finite"
-            raise GuardError(
-                f"honest fine-tuning as recommended fails ({self.diverged} of {self.made} tries): {why}",
-                hint=self.cause.hint if self.cause else "recommend a lower learning rate",
-            ) from self.cause
-        self._check()
-
-    def turn_away(self, failed: Iterable[str]) -> None:
-        """Raises GuardError where so many were drawn that the next would hardly be useful either."""
-        self.turned_away += 1
-        self.failed.update(failed)
-        self._check()
-
-    def _check(self) -> None:
-        if self.made < self.limit:
-            return
-        failures = ", ".join(f"{count} fail {name}" for name, count in sorted(self.failed.items()))
-        diverged = f", {self.diverged} diverge" if self.diverged else ""
-        raise GuardError(
-            f"{self.turned_away} of {self.made} honest fine-tunes drawn for one reference fail the utility check ({failures}"
-            f"{diverged}): hardly a contributor who does what is recommended could pass it",
-            hint="recommend a lower learning rate or fewer epochs, assume a milder [population], or widen the limits of [utility]",
-        )
-
-
-def drawn(plans: Iterable[Mapping[str, Any]]) -> int:
-    """How many finite fine-tunes were drawn for the references that have these plans, those turned away among them."""
-    return sum(1 + int(plan.get(TURNED_AWAY, 0)) for plan in plans)
 
 
 def usefulness_of(options: GuardOptions, limits: UtilityLimits | None, merging: MergePolicy) -> Usefulness | None:

@@ -11,15 +11,26 @@ from typing import Any
 import pytest
 import torch
 
-from common.errors import GuardError, ModelError
+from common.errors import GuardError
 from common.models import build
 from owner.cli.verdicts import gate_lines
 from owner.detectors import Evidence
-from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, HonestPopulation, MergePolicy, UtilityLimits
+from owner.gatekeeper import (
+    Decision,
+    Gatekeeper,
+    Guard,
+    GuardOptions,
+    HonestPopulation,
+    MergePolicy,
+    UtilityLimits,
+    merge,
+)
 from owner.gatekeeper.assistants import Share
+from owner.gatekeeper.calibrating import calibrate
+from owner.gatekeeper.guard_files import release_digest
 from owner.gatekeeper.protection import Protection
-from owner.gatekeeper.transplants import KeptReferences
-from owner.gatekeeper.usefulness import Draws, Usefulness
+from owner.gatekeeper.transplants import KeptReferences, Transplants
+from owner.gatekeeper.usefulness import Usefulness
 from tests.owner.gatekeeper.conftest import COMPUTE, FINETUNING, SPEC, Bench
 
 HASTY = dataclasses.replace(FINETUNING, learning_rate=0.05)
@@ -59,16 +70,16 @@ def fitted(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[Guar
     return guard, KeptReferences(Protection.kept_in(folder, guard))
 
 
-def utility_of(bench: Bench, weights: Any, **given: Any) -> list[str]:
+def utility_of(keeper: Gatekeeper, weights: Any) -> list[str]:
     """Utility checks that such a submission fails, as vetting finds them."""
-    checks = bench.gatekeeper.vet(weights, **given).checks
+    checks = keeper.vet(weights, utility=LIMITS).checks
     return [one.name for one in checks if one.name.startswith("utility") and one.decision is not Decision.ACCEPTED]
 
 
 def test_every_reference_would_pass_utility_as_a_submission(bench: Bench, fitted: tuple[Guard, KeptReferences]) -> None:
     guard, kept = fitted
     for part, count in (("fitting", 3), ("calibrating", 5)):
-        assert [utility_of(bench, kept.read(part, k)[0], utility=LIMITS) for k in range(count)] == [[]] * count  # type: ignore[arg-type]
+        assert [utility_of(bench.gatekeeper, kept.read(part, k)[0]) for k in range(count)] == [[]] * count  # type: ignore[arg-type]
     assert guard.usefulness == Usefulness(LIMITS, MergePolicy())
 
 
@@ -80,7 +91,7 @@ def test_those_that_are_drawn_again_are_those_that_fail_and_every_one_is_counted
     away = 0
     for k, reference in enumerate(guard.references):
         attempt = int(reference.plan["attempt"])
-        fates = [utility_of(bench, tunes.make(k, one, head=guard.head)[0], utility=LIMITS) for one in range(attempt)]
+        fates = [utility_of(bench.gatekeeper, tunes.make(k, one, head=guard.head)[0]) for one in range(attempt)]
         assert all(fates)
         assert reference.plan["turned_away"] == attempt
         away += attempt
@@ -89,6 +100,42 @@ def test_those_that_are_drawn_again_are_those_that_fail_and_every_one_is_counted
     assert conditioning is not None
     assert (conditioning["drawn"], conditioning["turned_away"]) == (5 + away, away)
     assert conditioning["fitting_turned_away"] == sum(int(one.plan["turned_away"]) for one in guard.fitting)
+
+
+TIER = dataclasses.replace(OPTIONS, escalation="maximum-margin", escalation_references=5, escalation_reject_level=0.2)
+
+
+def test_the_escalation_tier_looks_at_the_very_ones_that_passed(
+    bench: Bench, fitted: tuple[Guard, KeptReferences]
+) -> None:
+    guard = dataclasses.replace(fitted[0], options=TIER)
+    tier = calibrate(guard, protection(bench).fine_tunes, progress=False)
+    assert [one.plan["attempt"] for one in tier.references] == [one.plan["attempt"] for one in guard.references]
+    assert [one.accuracy for one in tier.references] == [one.accuracy for one in guard.references]
+
+
+def test_made_again_on_a_later_release_the_tiers_references_pass_utility_there(
+    bench: Bench, fitted: tuple[Guard, KeptReferences]
+) -> None:
+    """What was transplanted passes; trained on the later release, some of the same plans do not."""
+    base = bench.weights
+    merged = merge("average", base, base, bench.honest(learning_rate=0.01, seed=12).state_dict(), 0.5)
+    model = build(SPEC)
+    model.load_state_dict(merged)
+    old = fitted[0].release_sha256
+    later = protection(
+        bench,
+        model=model,
+        release_sha256=release_digest(merged),
+        options=TIER,
+        transplants=Transplants(fitted[1], base, old, old, generation=1, news=0.5, total_news=0.5),
+    )
+    guard, tunes = later.fit(progress=False), later.fine_tunes
+    tier = calibrate(guard, tunes, progress=False)
+    keeper = Gatekeeper(guard, model)
+    made = [tunes.make(k, one.plan["attempt"], head=guard.head)[0] for k, one in enumerate(tier.references)]
+    assert [utility_of(keeper, one) for one in made] == [[]] * 5
+    assert [one.plan["attempt"] for one in tier.references] != [one.plan["attempt"] for one in guard.references]
 
 
 def test_the_policy_by_which_they_are_merged_decides_too(bench: Bench) -> None:
@@ -179,24 +226,6 @@ def test_where_nobody_could_pass_fitting_ends_with_the_way_out(bench: Bench) -> 
     ) as caught:
         protection(bench, options=options, finetuning=forgetful).fit(progress=False)
     assert all(way in caught.value.hint for way in ("learning rate", "epochs", "[population]", "[utility]"))
-
-
-def test_those_that_diverge_are_told_from_those_that_are_useless() -> None:
-    draws = Draws()
-    for _ in range(4):
-        draws.diverge(ModelError("the loss is not finite", hint="lower it"))
-    for _ in range(25):
-        draws.turn_away(["utility-accuracy"])
-    assert draws.made == 29
-    with pytest.raises(GuardError, match=r"26 of 30 .*25 fail utility-accuracy, 1 fail utility-recall, 4 diverge"):
-        draws.turn_away(["utility-recall"])
-    draws = Draws()
-    draws.turn_away(["utility-recall"])
-    for _ in range(4):
-        draws.diverge(ModelError("the loss is not finite", hint="lower it"))
-    with pytest.raises(GuardError, match=r"5 of 6 tries\): the loss is not finite") as caught:
-        draws.diverge()
-    assert caught.value.hint == "lower it"
 
 
 @pytest.fixture(scope="module")

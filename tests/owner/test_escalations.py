@@ -34,6 +34,7 @@ from owner.vetting import VettingLoop
 from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
 
 TIER = {
+    "guard.detectors": "paper",
     "guard.quarantine_level": 0.95,
     "guard.escalation": "maximum-margin",
     "guard.escalation_references": 4,

@@ -37,7 +37,9 @@ def held(row: dict[str, object]) -> bool:
 def time_make(what: str) -> Record:
     name, command, budget = TIMED[what]
     started = time.perf_counter()
-    subprocess.run(command.split(), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{done.stdout[-20_000:]}{done.stderr[-5_000:]}\n{command} failed: there is nothing to time")
     return Record(name, round(time.perf_counter() - started, 1), "s", budget, command, 1)
 
 

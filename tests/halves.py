@@ -23,10 +23,16 @@ HALVES = (["tests/owner", "owner", f"--ignore={FEDERATED}"], [*ELSEWHERE, "commo
 def main(options: list[str]) -> int:
     """The worse exit code of the two. The second half's output follows the first's."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with tempfile.TemporaryFile("w+") as later:
+    # Each has its own folder for what its tests write: in a common one, either would clear away what the other is about to.
+    with tempfile.TemporaryFile("w+") as later, tempfile.TemporaryDirectory(prefix="portier-tests-") as scratch:
         first, second = (
-            subprocess.Popen([sys.executable, "-m", "pytest", *half, *options], env=environment, stdout=out, stderr=out)
-            for half, out in zip(HALVES, (None, later), strict=True)
+            subprocess.Popen(
+                [sys.executable, "-m", "pytest", f"--basetemp={Path(scratch, str(n))}", *half, *options],
+                env=environment,
+                stdout=out,
+                stderr=out,
+            )
+            for n, (half, out) in enumerate(zip(HALVES, (None, later), strict=True))
         )
         codes = [first.wait(), second.wait()]
         later.seek(0)

@@ -23,6 +23,8 @@ from benchmarks.rates import clopper_pearson
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
+GATE_CODES = frozenset({"GATE", "ACTIVATION_AUTOENCODER"})
+"""Of several detectors combined, and of the paper's alone."""
 
 
 def run(scenario: str, seed: int, work: Path) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def table(scenario: str, results: Sequence[dict[str, Any]], command: str) -> str
     honest = [row for row in rows if row["attack"] is None]
     attackers = [row for row in rows if row["attack"] is not None]
     first = results[0]
-    gate = [row for row in attackers if "ACTIVATION_AUTOENCODER" in row["codes"]]
+    gate = [row for row in attackers if not GATE_CODES.isdisjoint(row["codes"])]
     codes = Counter(code for row in honest if row["fate"] != "accepted" for code in row["codes"])
     lines = [
         f"# The scenario `{scenario}`, {len(results)} seed{'s' * (len(results) > 1)}",
@@ -99,7 +101,7 @@ def table(scenario: str, results: Sequence[dict[str, Any]], command: str) -> str
         ),
         f"| honest | {rate(honest, ['rejected'])} | {rate(honest, ['rejected', 'held'])} |",
         "",
-        f"Attackers that the activation gate itself rejected or held: {len(gate)} of {len(attackers)}; the others that "
+        f"Attackers that the gate itself rejected or held: {len(gate)} of {len(attackers)}; the others that "
         "were turned away failed the utility check on the would-be release or admission.",
         f"Why honest contributors were turned away or held: {', '.join(f'{c} {n}' for c, n in codes.most_common()) or '-'} "
         "(one model may have several codes).",
@@ -110,7 +112,7 @@ def table(scenario: str, results: Sequence[dict[str, Any]], command: str) -> str
         "|---|---|" + "---|" * len(first["contributors"]),
         *(_line(result) for result in results),
         "",
-        "Cells: verdict; p-value of the activation gate; held-out success of the attack, where it has one.",
+        "Cells: verdict; p-value of the gate; held-out success of the attack, where it has one.",
         "",
     ]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from torch import nn
 
 from common import canonical
 from common.activations import Activations
-from common.errors import GuardError, StorageError, WireError
+from common.errors import ConfigurationError, GuardError, StorageError, WireError
 from common.files import read_bounded, write_atomically
 from owner.detectors import ESCALATION, Combination, Detector, DetectorState, Evidence, TriggerInversion, restore
 from owner.gatekeeper.guard import Guard
@@ -153,7 +153,7 @@ class Escalation:
             detectors = {name: restore(name, DetectorState({}, made)) for name, made in about["detectors"].items()}
             references = tuple(Reference(r["plan"], r["scores"], r["accuracy"], {}) for r in about["references"])
             return cls(about["key"], detectors, references)
-        except (WireError, KeyError, TypeError, AttributeError) as error:
+        except (WireError, ConfigurationError, KeyError, TypeError, AttributeError) as error:
             raise GuardError(f"{path} is damaged: {error}", hint="it is calibrated again when needed") from error
 
 

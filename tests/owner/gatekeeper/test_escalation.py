@@ -349,6 +349,8 @@ def test_a_tier_of_another_guard_or_a_damaged_one_does_not_stand(
     path.write_text("{")
     with pytest.raises(GuardError, match="damaged"):
         Escalation.load(path)
+    dataclasses.replace(tier, detectors={"of-a-later-version": TriggerInversion()}).save(path)
+    assert standing(path, guard) is None
 
 
 @pytest.mark.parametrize(

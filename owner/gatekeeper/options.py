@@ -25,7 +25,8 @@ class GuardOptions:
     fitting_references: honest fine-tunes beside the K, on which the combination's scales are fitted; none where there is one
         detector, whose score needs no scale. A scale is a median absolute deviation, uncertain by 1.2 / sqrt(n): 27 % with 19.
     references: K, which calibrate; the finest p-value is 1 / (K + 1).
-    rule: conformal (p-value over the references) or seed (the paper's Eq. 4, which needs no references but one).
+    rule: conformal (p-value over the references) or seed (the paper's Eq. 4, which needs no references but one, and an error for
+        each image: with the detectors `paper`, not with the default).
     reject_level, quarantine_level: p <= reject_level rejects, p <= quarantine_level waits for a person.
     seed: of the split of the triggers, the auto-encoder and the references.
     hidden, latent, epochs, scaling: of the auto-encoder, see `AutoEncoderOptions`.

@@ -27,7 +27,7 @@ def check_detectors(detectors: Sequence[Detector], options: GuardOptions, trigge
         if options.rule == "seed" and not isinstance(detector, ImageDetector):
             raise GuardError(
                 f"the rule `seed` (Eq. 4) needs one error per image, which {detector.name} does not give",
-                hint="use the rule `conformal`",
+                hint="use the rule `conformal`, or the detectors `paper`",
             )
     if options.escalation_names and not are_images(triggers.calibration.inputs):
         raise GuardError(

@@ -37,7 +37,7 @@ def test_detectors_are_named_with_commas_by_flag_and_environment() -> None:
         ({"combination": "median"}, "combination"),
         ({"fitting_references": 1}, "fitting_references"),
         ({"escalation": "inversion"}, "escalation"),
-        ({"escalation": "both", "rule": "seed"}, "Eq. 4"),
+        ({"escalation": "both", "rule": "seed", "detectors": "paper"}, "Eq. 4 quarantines nobody"),
         ({"escalation": "both", "escalation_references": 20}, "escalation_references must be from 1 to the 19"),
         ({"escalation": "both", "escalation_references": 9}, "finer than 1/.K.1. = 0.1"),
         ({"escalation": "both", "escalation_quarantine_level": 0.01}, "escalation_quarantine_level"),

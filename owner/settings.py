@@ -29,7 +29,7 @@ class DataSettings(Section):
     references: float = Field(default=0.2, gt=0.0, le=1.0)
     """Share of the training set kept as reference pool: images the model never sees in training."""
     trigger_fit: float = Field(default=0.3, gt=0.0, le=1.0)
-    """Share of the test set on which the auto-encoder is fitted."""
+    """Share of the test set on which the detectors are fitted."""
     trigger_calibration: float = Field(default=0.3, gt=0.0, le=1.0)
     """Share of the test set on which models are scored."""
     # What is left of the training set belongs to nobody (a simulation gives it to contributors), what is left of the

@@ -190,7 +190,8 @@ def protect(
 
     The model is fine-tuned K times on images it has never seen, as honest contributors would, each time a little
     differently. A returned model's score is then ranked among these K: its p-value says how rare so high a score is among
-    honest ones. More references resolve finer (1/(K+1)) and cost K fine-tunes, here and for every later release.
+    honest ones. More references resolve finer (1/(K+1)) and cost K fine-tunes, here and for every later release. Where
+    several detectors are combined, guard.fitting_references more give their scores a scale, and calibrate nothing.
 
     Interrupted, the same command goes on from the last finished fine-tune. `serve` fits the guards of later releases.
     """

@@ -95,7 +95,7 @@ def merging(config: FederationConfig) -> Strategy:
 
 
 def gate_fitter(config: FederationConfig, model: nn.Module, shares: OwnerShares, compute: Compute) -> GuardFitter:
-    """Fits the activation gatekeeper's guard for whatever weights it is called with."""
+    """Fits the gatekeeper's guard for whatever weights it is called with."""
     return GuardFitter(
         model,
         Triggers(shares.trigger_fit, shares.trigger_calibration, shares.evaluation),

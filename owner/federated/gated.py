@@ -1,4 +1,4 @@
-"""The activation gatekeeper inside any Flower strategy: federated fine-tuning of a release."""
+"""The gatekeeper inside any Flower strategy: federated fine-tuning of a release."""
 
 from __future__ import annotations
 

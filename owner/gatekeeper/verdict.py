@@ -60,7 +60,7 @@ class Verdict:
 
     checks: in the order they ran. codes: of the checks that did not pass, in that order; an accepted verdict has some where
         the escalation tier, or a person, overruled them.
-    p_value, resolution, fpr_bound_95: of the detector that decides; None under a rule without them, and for a submission that fails
+    p_value, resolution, fpr_bound_95: of the score that decides; None under a rule without them, and for a submission that fails
         utility where the guard's references pass it: its check holds p, and nothing decides by it. The escalation tier's own
         stand in its check and its measurements; what it rejects comes on top of what fpr_bound_95 bounds.
     measurements: JSON-ready numbers for people and reports (accuracies, recalls, errors, histograms).

@@ -24,7 +24,7 @@ class Result:
     effective: whether the attack counts as effective on held-out images (`common.effectiveness`), None for honest contributors.
     accuracy: of the returned model, on the owner's evaluation share.
     ae_error: mean auto-encoder error of the returned model (the paper's E_MSE), None where it was not scored.
-    p_value: of the score that decides (of several, the smallest), None where no conformal check ran.
+    p_value: of the score that decides, several detectors' combined one, None where no conformal check ran.
     codes: the owner's reason codes, empty where accepted.
     fpr_bound_95: of the check on p, what share of honest submissions it rejects at most.
     gate: of the combined score, what the verdict holds of it (p by family, what is suspected); None where one detector decides.

@@ -174,10 +174,12 @@ def _chart(document: Mapping[str, Any]) -> str:
     if not errors:
         return ""
     rows = [Histogram(**row) for row in errors["histograms"]]
+    combined = any(one.get("gate") for one in document["contributors"])
+    decides = " The threshold is this score's own and decides nothing: the combined score does." if combined else ""
     return (
         "<h2>Auto-encoder error per trigger image</h2>"
         "<p class=small>In the manner of Fig. 5 of El Moadine, Coatrieux and Bellafqira (ICDF2C 2022). Each row is one model; "
-        "its height is scaled to its own largest bin; the grey outline repeats the first row.</p>"
+        f"its height is scaled to its own largest bin; the grey outline repeats the first row.{decides}</p>"
         + legend(_KINDS)
         + error_chart(rows, errors["log10_edges"], errors["threshold"])
     )

@@ -59,11 +59,10 @@ class GuardSettings(Section):
     detectors: tuple[str, ...] = (STANDARD,)
     """What returned models are measured by: standard (those of docs/detectors.md that the benchmark chose), paper (the activation
     auto-encoder alone), or detectors by name. Of several, one combined score decides."""
-    combination: Literal["max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors"] = "detectors"
+    combination: Literal["max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors"] = "families"
     """How several detectors become one score (docs/detectors.md)."""
     given_size: bool = True
-    """Whether they are judged given how far the update went: who trains longer moves everything further, honestly. Only with
-    fitting_references from 30 on, which it takes to know how."""
+    """Whether they are judged given how far the update went: who trains longer moves everything further, honestly."""
     fitting_references: int = Field(default=19, ge=2, le=9999)
     """Honest fine-tunes beside the K that fit the scales of the combined score; none are made for one detector."""
     references: int = Field(default=19, ge=1, le=9999)

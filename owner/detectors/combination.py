@@ -49,7 +49,7 @@ SIZE = "update-norm"
 
 _LEAST_SCALE = 1e-3
 _FENCE = 8.0
-_FEWEST_FOR_A_TREND = 30
+_FEWEST_FOR_A_TREND = 10
 _HUBER = 1.5
 
 
@@ -172,7 +172,7 @@ class Combination:
     use: which scores take part; None is all that the references have. Others are ignored.
     given_size: every z_j but those of `update-norm` itself is taken as what the size of the update does not explain (`Trend`):
         who trains longer moves everything further, honestly. It changes nothing without `update-norm` among the scores, or with
-        fewer than 30 references, of which a line would follow the noise.
+        fewer than 10 references, of which a line would follow the noise.
 
     A score that is not finite makes the combination infinite. One that is missing counts as the references' median.
 

@@ -59,7 +59,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
     directory = folder / "run"
     first = _start(folder)
     try:
-        _wait_for(directory / "contributors" / "ada.json", first)
+        _wait_for(directory / "contributors" / "ada" / "contributions", first)
         first.send_signal(signal.SIGINT)
         first.communicate(timeout=60)
     finally:

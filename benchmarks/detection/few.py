@@ -78,12 +78,12 @@ def main() -> None:
 
 
 def development(config: Config, root: Path) -> Sequence[Base]:
-    """The development bases with what was scored of them."""
+    """The development bases with what was scored of them, when the benchmark last did."""
     zoo = Zoo(config, root)
     records, scores = {}, {}
     for base in config.development:
         for plan in plans(config, base):
-            record, path = zoo.record(plan), zoo.folder(base) / "scores" / f"{plan.name}.json"
+            record, path = zoo.record(plan), zoo.scores_path(plan)
             if record is not None and path.exists():
                 records[plan], scores[plan] = record, json.loads(path.read_text("utf-8"))
     return table(config.development, records, scores).bases

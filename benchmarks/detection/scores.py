@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.detection.config import Config
@@ -126,7 +125,7 @@ class Scorer:
 
     def score(self, plan: Plan, slow: Slow) -> dict[str, Any]:
         """Columns by key, those that are stored and current as they are, the others made now."""
-        path = self.path(plan)
+        path = self.zoo.scores_path(plan)
         stored: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         wanted = {key: self.versions[key] for key in self.versions if key not in ESCALATION or key in slow.of(plan)}
         missing = [key for key, version in wanted.items() if stored.get(key, {}).get("version") != version]
@@ -140,9 +139,6 @@ class Scorer:
             ensure_directory(path.parent)
             write_atomically(path, json.dumps(stored).encode())
         return {key: stored[key] for key in wanted}
-
-    def path(self, plan: Plan) -> Path:
-        return self.zoo.folder(self.base) / "scores" / f"{plan.name}.json"
 
     def _measures(self, detector: Detector, evidence: Evidence) -> Measures:
         found = measures_of(detector, evidence)

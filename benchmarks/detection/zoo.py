@@ -101,6 +101,9 @@ class Zoo:
     def folder(self, base: int) -> Path:
         return self.root / str(base)
 
+    def scores_path(self, plan: Plan) -> Path:
+        return self.folder(plan.base) / "scores" / f"{plan.name}.json"
+
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def base(self, base: int) -> Weights:
         """M of this base, trained the first time."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.activations import Activations, observe
 from common.devices import Compute
 from common.examples import Examples
+from common.weights import weights_of
 from owner.detectors import Detector, Evidence, ImageDetector, measures_of
 from owner.detectors.base import forward_of
 from owner.detectors.comparison import is_finite
@@ -93,8 +94,7 @@ class ReferenceMaker:
 
     def _keep(self, scored: Reference, model: nn.Module, part: Part, k: int) -> Reference:
         if self.kept is not None:
-            weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-            self.kept.write(part, k, weights, scored.plan)
+            self.kept.write(part, k, weights_of(model), scored.plan)
         return scored
 
 

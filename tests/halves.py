@@ -11,13 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-FEDERATED = "tests/owner/federated"
+OF_THE_SECOND = ("tests/owner/federated", "tests/owner/reproduce")
 ELSEWHERE = sorted(
     str(path)
     for path in Path("tests").iterdir()
     if path.name.startswith("test_") or (path.is_dir() and path.name not in {"owner", "__pycache__"})
 )
-HALVES = (["tests/owner", f"--ignore={FEDERATED}"], [*ELSEWHERE, "common", "contributor", "owner", FEDERATED])
+HALVES = (
+    ["tests/owner", *(f"--ignore={path}" for path in OF_THE_SECOND)],
+    [*ELSEWHERE, "common", "contributor", "owner", *OF_THE_SECOND],
+)
 
 
 def main(options: list[str]) -> int:

@@ -59,7 +59,7 @@ class GuardSettings(Section):
     detectors: tuple[str, ...] = (STANDARD,)
     """What returned models are measured by: standard (those of docs/detectors.md that the benchmark chose), paper (the activation
     auto-encoder alone), or detectors by name. Of several, one combined score decides."""
-    combination: Literal["max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors"] = "families"
+    combination: Literal["max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors"] = "detectors"
     """How several detectors become one score (docs/detectors.md)."""
     given_size: bool = True
     """Whether they are judged given how far the update went: who trains longer moves everything further, honestly."""

@@ -5,13 +5,12 @@ Fitted on the scores of *fitting* references; the p-value of a combined score ov
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -50,6 +49,7 @@ SIZE = "update-norm"
 _LEAST_SCALE = 1e-3
 _FENCE = 8.0
 _FEWEST_FOR_A_TREND = 10
+_SHRINKAGE = 10.0
 _HUBER = 1.5
 
 
@@ -105,10 +105,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Trend:
-    """How a z-score goes with the size of the update among honest fine-tunes: z = intercept + slope s, give or take `spread`.
+    """How a z-score goes with the size of the update among honest fine-tunes: z = intercept + slope (s - middle), give or take
+    `spread` and what the line itself is unsure of.
 
-    A robust line (Huber's weights), shrunk to no slope by three references' worth. s is the size's own z, kept between those of the
-    smallest and the largest honest update: what lies beyond them explains nothing.
+    A robust line (Huber's weights), its slope shrunk to none by ten references' worth. s is the size's own z, kept between those of
+    the smallest and the largest honest update: what lies beyond them explains nothing.
+
+    information: weighted sum of (s - middle)^2 over the references, and the ten. count: references.
     """
 
     intercept: float
@@ -116,30 +119,36 @@ class Trend:
     spread: float
     smallest: float
     largest: float
+    middle: float
+    information: float
+    count: int
 
     @classmethod
     def of(cls, sizes: Sequence[float], values: Sequence[float]) -> Self:
         s = [min(max(size, -_FENCE), _FENCE) for size in sizes]
         y = [min(max(value, -_FENCE), _FENCE) for value in values]
-        weights, intercept, slope = [1.0] * len(s), 0.0, 0.0
+        weights, level, slope = [1.0] * len(s), 0.0, 0.0
         for _ in range(10):
             total = math.fsum(weights)
             middle = math.fsum(map(operator.mul, weights, s)) / total
             level = math.fsum(map(operator.mul, weights, y)) / total
             away = [a - middle for a in s]
             covariance = math.fsum(w * a * (b - level) for w, a, b in zip(weights, away, y, strict=True))
-            slope = covariance / (math.fsum(w * a * a for w, a in zip(weights, away, strict=True)) + 3)
-            intercept = level - slope * middle
-            left = [b - intercept - slope * a for a, b in zip(s, y, strict=True)]
+            information = math.fsum(w * a * a for w, a in zip(weights, away, strict=True)) + _SHRINKAGE
+            slope = covariance / information
+            left = [b - level - slope * a for a, b in zip(away, y, strict=True)]
             limit = _HUBER * max(_location_and_spread(left)[1], _LEAST_SCALE)
             weights = [min(1.0, limit / abs(one)) if one else 1.0 for one in left]
         location, spread = _location_and_spread(left)
-        return cls(intercept + location, slope, max(spread, _LEAST_SCALE), min(s), max(s))
+        spread = max(spread, _LEAST_SCALE)
+        return cls(level + location, slope, spread, min(s), max(s), middle, information, len(s))
 
     def z(self, value: float, size: float) -> float:
-        """What the size does not explain."""
-        within = min(max(size, self.smallest), self.largest)
-        return (value - self.intercept - self.slope * within) / self.spread
+        """What the size does not explain, over what a new honest one would be off by: the spread, and the error of the line there
+        (the predictive deviation of a ridge line). Few references say little of the largest and the smallest updates."""
+        away = min(max(size, self.smallest), self.largest) - self.middle
+        unsure = 1 + 1 / self.count + away * away / self.information
+        return (value - self.intercept - self.slope * away) / (self.spread * math.sqrt(unsure))
 
 
 def _location_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -242,51 +251,6 @@ class Combination:
     def families(self, scores: Scores) -> dict[str, float]:
         """The combined score of each family by itself, by the same method. Raises GuardError before `fit`."""
         return {family: self._combined(scores, members) for family, members in self._members(family_of).items()}
-
-    def explain(self, scores: Scores) -> dict[str, Any]:
-        """JSON-ready: z of every score, most suspicious first, those that are missing, and the score of each family."""
-        z = self.z(scores)
-        order = sorted(z, key=lambda name: (-z[name], name))
-        return {
-            "method": self.method,
-            "score": self.score(scores),
-            "families": self.families(scores),
-            "contributions": [{"score": name, "family": family_of(name), "z": z[name]} for name in order],
-            "missing": sorted(name for name in z if name not in scores),
-        }
-
-    def state(self) -> dict[str, Any]:
-        """For JSON. Raises GuardError before `fit`."""
-        self._check_fitted()
-        return {
-            "method": self.method,
-            "use": None if self.use is None else list(self.use),
-            "given_size": self.given_size,
-            "scales": {n: [s.unit, s.centre, s.location, s.scale] for n, s in self.scales_.items()},
-            "trends": {n: list(dataclasses.astuple(t)) for n, t in self.trends_.items()},
-            "group_scales": {n: [s.unit, s.centre, s.location, s.scale] for n, s in self.group_scales_.items()},
-            "references": self.references_,
-            "mean": self.mean_,
-            "precision": self.precision_,
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Raises GuardError for a state that is none."""
-        try:
-            return cls(
-                state["method"],
-                None if state["use"] is None else tuple(state["use"]),
-                bool(state["given_size"]),
-                {name: Scale(*map(float, values)) for name, values in state["scales"].items()},
-                {name: Trend(*map(float, values)) for name, values in state["trends"].items()},
-                {name: [float(v) for v in values] for name, values in state["references"].items()},
-                {name: Scale(*map(float, values)) for name, values in state["group_scales"].items()},
-                [float(v) for v in state["mean"]],
-                [[float(v) for v in row] for row in state["precision"]],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise GuardError(f"the stored combination is damaged: {error}", hint="fit the guard again") from error
 
     def _check_fitted(self) -> None:
         if not self.scales_:

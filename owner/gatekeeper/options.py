@@ -46,7 +46,7 @@ class GuardOptions:
     """
 
     detectors: tuple[str, ...] = (STANDARD,)
-    combination: Method = "families"
+    combination: Method = "detectors"
     given_size: bool = True
     fitting_references: int = 19
     references: int = 19

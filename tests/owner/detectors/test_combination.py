@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from typing import get_args
@@ -80,10 +79,9 @@ def test_a_score_that_is_not_finite_is_worse_than_any(fitted: Combination, bad: 
     assert math.isfinite(fitted.families(TYPICAL | {"update-norm": bad})["probes"])
 
 
-def test_a_missing_score_counts_as_the_median_and_is_named(fitted: Combination) -> None:
+def test_a_missing_score_counts_as_the_median(fitted: Combination) -> None:
     without = {name: value for name, value in TYPICAL.items() if name != "feature-drift"}
     assert math.isfinite(fitted.score(without))
-    assert fitted.explain(without)["missing"] == ["feature-drift"]
     assert fitted.z(without)["feature-drift"] == 0
 
 
@@ -97,19 +95,10 @@ def test_a_constant_says_nothing_until_it_changes(fitted: Combination) -> None:
     assert math.isfinite(fitted.score(TYPICAL | {"batchnorm-drift": 1e30}))
 
 
-def test_the_state_is_json_and_scores_as_before(fitted: Combination) -> None:
-    again = Combination.from_state(json.loads(json.dumps(fitted.state(), allow_nan=False)))
-    for scores in references(5, seed=2):
-        assert again.score(scores) == fitted.score(scores)
-        assert again.families(scores) == fitted.families(scores)
-
-
-def test_explanation_ranks_the_contributions_and_gives_every_family(fitted: Combination) -> None:
-    found = fitted.explain(TYPICAL | {"update-norm": 5.0})
-    assert found["contributions"][0]["score"] == "update-norm"
-    assert found["contributions"][0]["family"] == "weights"
-    assert set(found["families"]) == {"activations", "probes", "weights", "utility"}
-    assert found["families"]["weights"] > Combination.families(fitted, TYPICAL)["weights"]
+def test_every_family_has_a_score_of_its_own(fitted: Combination) -> None:
+    found = fitted.families(TYPICAL | {"update-norm": 5.0})
+    assert set(found) == {"activations", "probes", "weights", "utility"}
+    assert found["weights"] > fitted.families(TYPICAL)["weights"]
 
 
 def test_the_order_of_the_references_does_not_matter(fitted: Combination) -> None:
@@ -171,8 +160,6 @@ def test_unfit_use_is_a_clear_error() -> None:
         Combination(use=("nothing",)).fit(references())
     with pytest.raises(UnknownNameError):
         Combination("best")  # type: ignore[arg-type]
-    with pytest.raises(GuardError, match="damaged"):
-        Combination.from_state({"method": "max"})
 
 
 def grown(count: int, seed: int, *, slope: float = 1.5) -> list[dict[str, float]]:
@@ -191,7 +178,7 @@ def test_what_the_size_of_an_update_explains_is_no_news() -> None:
     plain, given_size = (Combination("max", given_size=on).fit(grown(60, 0)) for on in (False, True))
     assert plain.z(large)["feature-drift"] == plain.z(small)["feature-drift"]
     assert abs(given_size.z(large)["feature-drift"]) < 2
-    assert given_size.z(small)["feature-drift"] > 15
+    assert given_size.z(small)["feature-drift"] > 10
     assert given_size.z(large)["update-norm"] == plain.z(large)["update-norm"]
 
 
@@ -218,7 +205,20 @@ def test_a_trend_is_not_led_astray_by_a_reference_far_out() -> None:
     values = [2.0 * size + 0.1 * (-1) ** i for i, size in enumerate(sizes)]
     wild = [8.0 if i == 3 else value for i, value in enumerate(values)]
     assert Trend.of(sizes, wild).slope == pytest.approx(Trend.of(sizes, values).slope, abs=0.1)
-    assert Trend.of(sizes, values).slope == pytest.approx(2.0, rel=0.05)  # three references' worth of none in it
+    assert Trend.of(sizes, values).slope == pytest.approx(2.0, rel=0.06)  # ten references' worth of none in it
+
+
+def test_where_the_line_is_unsure_the_same_distance_from_it_says_less() -> None:
+    few, many = (
+        Trend.of(s, [0.5 * (-1) ** k for k in range(len(s))])
+        for s in ([k / 3 for k in range(-6, 6)], [k / 99 for k in range(-198, 198)])
+    )
+
+    def away(trend: Trend, size: float) -> float:
+        return trend.z(5.0, size) * trend.spread
+
+    assert away(few, 0.0) > away(few, 2.0) == away(few, 100.0)
+    assert away(few, 2.0) < away(many, 2.0) == pytest.approx(5.0, rel=0.02)
 
 
 def test_many_scores_of_one_detector_count_once_and_the_usual_of_many_detectors_not_at_all() -> None:

@@ -59,7 +59,7 @@ def test_one_check_decides_for_all_detectors(bench, combined: Gatekeeper) -> Non
 def test_the_overall_p_value_is_that_of_an_independent_computation(bench, combined: Gatekeeper) -> None:  # type: ignore[no-untyped-def]
     verdict, guard = combined.vet(bench.honest()), combined.guard
     used = tuple(combined.guard.combination.overall.scales_)
-    combination = Combination("families", used, given_size=True).fit([reference.scores for reference in guard.fitting])
+    combination = Combination("detectors", used, given_size=True).fit([reference.scores for reference in guard.fitting])
     explained = {name: found["explanation"] for name, found in verdict.measurements["detectors"].items()}
     scores = {name: found["score"] for name, found in verdict.measurements["detectors"].items()}
     scores |= {f"{name}/{m}": v for name, told in explained.items() for m, v in told.items() if f"{name}/{m}" in used}
@@ -225,7 +225,7 @@ def test_asking_for_more_references_goes_on_with_those_that_are_there(bench, tmp
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("method", ["sum", "top3", "fisher", "mahalanobis", "families"])
+@pytest.mark.parametrize("method", ["max", "sum", "top3", "fisher", "mahalanobis", "families"])
 def test_every_combination_can_be_asked_of_one_guard(bench, combined: Gatekeeper, method: str) -> None:  # type: ignore[no-untyped-def]
     options = dataclasses.replace(STANDARD, combination=method)
     keeper = Gatekeeper(dataclasses.replace(combined.guard, options=options), bench.model)

@@ -70,6 +70,8 @@ class Config:
     families: tuple[Family, ...]
     development: tuple[int, ...]
     final: tuple[int, ...]
+    remark: str = ""
+    """What a reader of the report must know beside what it says by itself."""
 
     @classmethod
     def load(cls, name_or_path: str) -> Config:
@@ -113,6 +115,7 @@ class Config:
             families=tuple(Family.parse(one) for one in raw["families"]),
             development=tuple(raw["bases"]["development"]),
             final=tuple(raw["bases"]["final"]),
+            remark=raw.get("remark", ""),
         )
 
 

@@ -50,6 +50,7 @@ def page(
         "a bootstrap over models. Effective: of backdoors, success on held-out images at least half of the way from the release's own errors on "
         "the same marked images to 1; of flips, 20 points of the class's recall (`common/effectiveness.py`).",
         "",
+        *((config.remark, "") if config.remark else ()),
         "## Effective attacks that pass utility",
         "",
         *_table(

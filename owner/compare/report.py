@@ -11,7 +11,7 @@ from common.files import ensure_directory, write_atomically
 from owner.compare.configuration import Block, Comparison
 from owner.compare.poisoned import OnData, about_poisoned, read_poisoned
 from owner.compare.scenes import DEFAULTS, Record, scenes_of
-from owner.compare.tables import marks, reasons, table_4, table_measures, table_methods, table_scenes
+from owner.compare.tables import NO_DEFENCE, marks, reasons, table_4, table_measures, table_methods, table_scenes
 from owner.federated.compare import read_record
 
 FORMAT = 1
@@ -114,7 +114,8 @@ def _table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Se
         "",
         *table_methods(),
         "",
-        "Each line is the mean over the row's scenes (attacks, shares of attackers, partitions) of the block below. F1 is of dropping "
+        "Each line is the mean over those of the row's scenes (attacks, shares of attackers, partitions; in the block below) in which every "
+        "strategy of the line that serves the model has run. F1 is of dropping "
         "attackers, accuracy and attack success (ASR) are of the model that comes of it; n/a: the strategy cannot serve that model.",
         "",
         *table_4(comparison, records, poisoned),
@@ -137,6 +138,9 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
     lines += [block.about, ""] if block.about else []
     sizes = _sizes(block, records)
     lines += [sizes, ""] if sizes else []
+    if not any(group.done for group in scenes.groups.values()):
+        why = reasons(scenes)
+        return [*lines, *(why or ["Nothing of it was run."]), ""]
     lines += [*table_measures(scenes), ""]
     if incremental:
         lines += [
@@ -145,6 +149,11 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
             "decided among the same K + 1.",
             "",
         ]
+    lines += (
+        ["*No defence*: what `fedavg` came to in the scenes that the strategy of the line has figures of.", ""]
+        if scenes.with_strategy(NO_DEFENCE)
+        else []
+    )
     lines += ["F1 / accuracy % / attack success %, scene by scene:", "", *table_scenes(scenes), ""]
     why = reasons(scenes)
     lines += [*why, ""] if why else []

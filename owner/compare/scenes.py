@@ -66,6 +66,14 @@ class Scenes:
         """What differs between the scenes, in words."""
         return _title(scene, self.scenes, (*without, "clients", "attackers")) or "all"
 
+    def group(self, scene: str, variant: str) -> Group:
+        return self.groups.get((scene, variant), Group((), 0))
+
+    def common(self, scenes: Sequence[str], variants: Sequence[str]) -> list[str]:
+        """Those of the scenes in which every variant has figures; a variant that has none in any of them does not count."""
+        served = [variant for variant in variants if any(self.group(scene, variant).done for scene in scenes)]
+        return [scene for scene in scenes if all(self.group(scene, variant).done for variant in served)]
+
     def with_strategy(self, text: str) -> list[str]:
         """The variants of a strategy, as it is written in the configuration."""
         return [variant for variant in self.variants if json.loads(variant)["strategy"] == text]

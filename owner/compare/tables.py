@@ -12,6 +12,7 @@ from owner.compare.scenes import DEFAULTS, Group, Record, Scenes, over_seeds, sc
 from owner.federated.config import DETECTORS
 
 Lines = list[str]
+NO_DEFENCE = "fedavg"
 EVERY_DETECTOR = "gated:guard-detectors=standard"
 NOT_APPLICABLE, NOT_RUN, FAILED, UNDEFINED = "n/a", "not run", "failed", "-"
 
@@ -82,7 +83,8 @@ def table_methods() -> Lines:
 
 
 def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Sequence[OnData] = ()) -> Lines:
-    """Who was tested where: a line a row of the paper's, setting, data set and model, of means over that row's scenes.
+    """Who was tested where: a line a row of the paper's, setting, data set and model, of means over those of that row's scenes in which
+    every strategy of the line that has figures at all has one.
 
     poisoned: what the method that judges data came to, see `owner.compare.poisoned`.
     """
@@ -98,14 +100,14 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
         found = scenes_of(block, records)
         for setting, data, model in dict.fromkeys(_place(scene) for scene in found.scenes):
             scenes = [scene for scene in found.scenes if _place(scene) == (setting, data, model)]
-            line = [block.row, setting, _marked(data, marked), model, str(len(scenes))]
-            for strategy in ("fedavg", block.own, "gated", *([EVERY_DETECTOR] if all_detectors else [])):
-                variants = found.with_strategy(strategy)
-                groups = [
-                    found.groups[scene, v] for scene in scenes for v in variants[:1] if (scene, v) in found.groups
-                ]
-                cells = _figures(groups)
-                line += cells[1:] if strategy == "fedavg" else cells
+            strategies = (NO_DEFENCE, block.own, "gated", *([EVERY_DETECTOR] if all_detectors else []))
+            compared = [found.with_strategy(strategy)[:1] for strategy in strategies]
+            common = found.common(scenes, [variant for variants in compared for variant in variants])
+            count = str(len(scenes)) if len(common) == len(scenes) else f"{len(common)} of {len(scenes)}"
+            line = [block.row, setting, _marked(data, marked), model, count]
+            for strategy, variants in zip(strategies, compared, strict=True):
+                cells = _figures([found.group(scene, variant) for scene in common for variant in variants])
+                line += cells[1:] if strategy == NO_DEFENCE else cells
             rows.append(line)
     for one in comparison.missing:
         rows.append([one.row, one.reason, one.data, *[UNDEFINED] * (len(head) - 3)])
@@ -113,15 +115,25 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
 
 
 def table_measures(scenes: Scenes) -> Lines:
-    """One line a variant: every measure of dropping, mean over the scenes, mean and spread over seeds."""
+    """One line a variant: every measure of dropping, mean over the scenes, mean and spread over seeds; beside it what no defence
+    came to in the same scenes, for not every variant serves every scene."""
     incremental = any(json.loads(scene)["setting"] == "incremental" for scene in scenes.scenes)
+    undefended = scenes.with_strategy(NO_DEFENCE)[:1]
     head = ["strategy", "precision", "recall", "F1", "AUROC", "accuracy %", "attack success %"]
+    if undefended:
+        head += ["no defence: accuracy %", "attack success %"]
     if incremental:
         head += ["attack success % of what attackers sent", "F1 by its own rule"]
     head += [f"seconds a {'submission' if incremental else 'round'}", "scenes", "seeds"]
     rows = []
     for variant in scenes.variants:
         groups = [scenes.groups[scene, variant] for scene in scenes.scenes if (scene, variant) in scenes.groups]
+        same = [
+            scenes.group(scene, one)
+            for one in undefended
+            for scene in scenes.scenes
+            if scenes.group(scene, variant).done
+        ]
         title = scenes.variant_title(variant)
         if incremental and json.loads(variant)["strategy"].partition(":")[0] in DETECTORS:
             title += " †"
@@ -131,6 +143,8 @@ def table_measures(scenes: Scenes) -> Lines:
             continue
         line = [title, *(spread(over_seeds(groups, m)) for m in ("precision", "recall", "f1", "auroc"))]
         line += [spread(over_seeds(groups, m), percent=True) for m in ("accuracy", "attack_success")]
+        if undefended:
+            line += _figures(same)[1:] if all(group.done for group in same) else [NOT_RUN] * 2
         if incremental:
             line.append(spread(over_seeds(groups, "own_attack_success"), percent=True))
             line.append(spread(over_seeds(groups, "own_rule_f1")))
@@ -141,13 +155,15 @@ def table_measures(scenes: Scenes) -> Lines:
 
 
 def table_scenes(scenes: Scenes) -> Lines:
-    """One line a scene, one column a variant: F1, accuracy and, where the attack has a target, its success."""
+    """One line a scene that was tried, one column a variant: F1, accuracy and, where the attack has a target, its success."""
     head = ["scene", *(scenes.variant_title(variant) for variant in scenes.variants)]
     rows = []
     for scene in scenes.scenes:
-        groups = [scenes.groups.get((scene, variant), Group((), 0)) for variant in scenes.variants]
-        rows.append([scenes.title(scene), *(_cell(group) for group in groups)])
-    return table(head, rows)
+        groups = [scenes.group(scene, variant) for variant in scenes.variants]
+        if any(group.records for group in groups):
+            rows.append([scenes.title(scene), *(_cell(group) for group in groups)])
+    left = len(scenes.scenes) - len(rows)
+    return [*table(head, rows), *(["", f"Scenes of which nothing was run: {left}."] if left else [])]
 
 
 def reasons(scenes: Scenes) -> Lines:

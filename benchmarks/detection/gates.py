@@ -9,7 +9,7 @@ from benchmarks.detection.judge import Base, Fit, Model, Score, figures, judge
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
 from owner.detectors import ESCALATION
-from owner.detectors.combination import SIZE, Method, detector_of, family_of
+from owner.detectors.combination import SIZE, Combination, Method, detector_of, family_of
 from owner.gatekeeper.combined import APART, CombinedScore
 
 METHODS: tuple[Method, ...] = ("max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors")
@@ -26,11 +26,11 @@ class Choice:
 
     def fit(self, base: Base) -> Score:
         combined = CombinedScore.fit(
-            self.method, [self._seen(measures) for measures in base.fitting], given_size=self.given_size
+            self.method, [self.seen(measures) for measures in base.fitting], given_size=self.given_size
         )
-        return lambda measures: combined.score(self._seen(measures))
+        return lambda measures: combined.score(self.seen(measures))
 
-    def _seen(self, measures: Mapping[str, float]) -> Mapping[str, float]:
+    def seen(self, measures: Mapping[str, float]) -> Mapping[str, float]:
         """What a guard with these detectors measures: all their measures, but not what the table adds for Eq. 4."""
         mine = in_bank(measures, self.bank)
         return {n: v for n, v in mine.items() if detector_of(n) in self.detectors and not n.endswith("/deviation")}
@@ -74,6 +74,34 @@ def candidates(names: Sequence[str]) -> list[Choice]:
     ]
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A base every measure of which has been put on the scale of honest fine-tunes, once for all choices.
+
+    base: with z in the place of measures. whole: the combination of all detectors, whose scales they are.
+    """
+
+    base: Base
+    whole: Combination
+
+    @classmethod
+    def of(cls, base: Base, choices: Sequence[Choice], given_size: bool, bank: str) -> Scaled:
+        detectors = tuple(dict.fromkeys(name for choice in choices for name in choice.detectors))
+        every = Choice("sum", detectors, given_size, bank)
+        whole = CombinedScore.fit("sum", [every.seen(m) for m in base.fitting], given_size=given_size).overall
+
+        def z(model: Model) -> Model:
+            return replace(model, measures=whole.z(every.seen(model.measures)))
+
+        fitting, calibration = ([whole.z(every.seen(m)) for m in part] for part in (base.fitting, base.calibration))
+        return cls(Base(base.number, fitting, calibration, [*map(z, base.honest)], [*map(z, base.attacked)]), whole)
+
+    def fit(self, choice: Choice) -> Fit:
+        """As `Choice.fit`, without putting anything on a scale again."""
+        use = [name for name in self.whole.scales_ if detector_of(name) in choice.detectors]
+        return lambda base: self.whole.otherwise(choice.method, use, base.fitting).combined
+
+
 class Chooser:
     """Chooses among gates on development bases; nothing else is ever looked at."""
 
@@ -87,7 +115,10 @@ class Chooser:
         leave_out: a family no model of which takes part. bank: the probe bank to choose for. Ties go to the earlier choice.
         """
         if bank not in self._worths:
-            self._worths[bank] = [self._by_family(replace(choice, bank=bank)) for choice in self.choices]
+            scaled = {
+                on: [Scaled.of(base, self.choices, on, bank) for base in self.development] for on in (False, True)
+            }
+            self._worths[bank] = [self._by_family(choice, scaled[choice.given_size]) for choice in self.choices]
 
         def worth(number: int) -> float:
             found = [value for family, value in self._worths[bank][number].items() if family != leave_out]
@@ -95,9 +126,9 @@ class Chooser:
 
         return replace(self.choices[max(range(len(self.choices)), key=worth)], bank=bank)
 
-    def _by_family(self, choice: Choice) -> dict[str, float]:
+    def _by_family(self, choice: Choice, development: Sequence[Scaled]) -> dict[str, float]:
         """Mean of AUROC, TPR at 5 % and TPR at 1 %, by family that has such attacks."""
-        everyone = [judge(base, choice.fit, base.attacked) for base in self.development]
+        everyone = [judge(one.base, one.fit(choice), one.base.attacked) for one in development]
         families = sorted({one.model.family for group in everyone for one in group.attacked if one.model.family})
         worths = {}
         for family in families:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal, Self, get_args
@@ -198,8 +199,8 @@ class Combination:
     trends_: dict[str, Trend] = field(default_factory=dict, repr=False)
     references_: dict[str, list[float]] = field(default_factory=dict, repr=False)
     group_scales_: dict[str, Scale] = field(default_factory=dict, repr=False)
-    mean_: list[float] = field(default_factory=list, repr=False)
-    precision_: list[list[float]] = field(default_factory=list, repr=False)
+    mean_: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
+    precision_: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False)
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -228,13 +229,29 @@ class Combination:
             sizes = [row[SIZE] for row in plain]
             others = [name for name in self.scales_ if detector_of(name) != SIZE]
             self.trends_ = {name: Trend.of(sizes, [row[name] for row in plain]) for name in others}
-        rows = [self.z(scores) for scores in references]
+        return self._fit_rows([self.z(scores) for scores in references])
+
+    def otherwise(self, method: Method, use: Iterable[str], rows: Sequence[Mapping[str, float]]) -> Combination:
+        """Of the same scales and lines, but by another method and of a part of the scores: what a fit of its own would come to, where
+        that part holds `update-norm` or no size is given. Who compares many combinations needs z but once.
+
+        rows: z of the references that this one was fitted on. Raises UnknownNameError for another method.
+        """
+        wanted = set(use)
+        scales = {name: scale for name, scale in self.scales_.items() if name in wanted}
+        trends = {name: trend for name, trend in self.trends_.items() if name in wanted}
+        other = Combination(method, tuple(scales), self.given_size, scales, trends)
+        return other._fit_rows([{name: row[name] for name in scales} for row in rows])
+
+    def _fit_rows(self, rows: Sequence[Mapping[str, float]]) -> Self:
+        """rows: z of the references, of the fitted scores and in their order."""
         self.references_ = {name: sorted(row[name] for row in rows) for name in self.scales_}
         self.group_scales_ = {
             group: Scale.of([min(max(row[name] for name in members), 1e6) for row in rows])
             for group, members in self._members(self._group).items()
         }
-        self._fit_covariance(rows)
+        if self.method == "mahalanobis":
+            self._fit_covariance(rows)
         return self
 
     def z(self, scores: Scores) -> dict[str, float]:
@@ -246,11 +263,16 @@ class Combination:
 
     def score(self, scores: Scores) -> float:
         """The combined score; infinite where a score is not finite. Raises GuardError before `fit`."""
-        return self._combined(scores, self.scales_)
+        return self._combined(self.z(scores), self.scales_, scores)
+
+    def combined(self, z: Mapping[str, float]) -> float:
+        """`score` of a model whose z is known, and which has all scores."""
+        return self._combined(z, self.scales_, z)
 
     def families(self, scores: Scores) -> dict[str, float]:
         """The combined score of each family by itself, by the same method. Raises GuardError before `fit`."""
-        return {family: self._combined(scores, members) for family, members in self._members(family_of).items()}
+        z = self.z(scores)
+        return {family: self._combined(z, members, scores) for family, members in self._members(family_of).items()}
 
     def _check_fitted(self) -> None:
         if not self.scales_:
@@ -268,9 +290,9 @@ class Combination:
             found.setdefault(group(name), []).append(name)
         return found
 
-    def _combined(self, scores: Scores, names: Iterable[str]) -> float:
+    def _combined(self, z: Mapping[str, float], names: Iterable[str], known: Container[str]) -> float:
+        """known: the scores that the model has, by name."""
         names = list(names)
-        z = self.z(scores)
         values = [z[name] for name in names]
         if math.inf in values:
             return math.inf
@@ -284,7 +306,7 @@ class Combination:
             case "top3":
                 found = math.fsum(top) / len(top)
             case "fisher":
-                found = -2 * math.fsum(math.log(self._rank_p(name, z)) for name in names if name in scores)
+                found = -2 * math.fsum(math.log(self._rank_p(name, z)) for name in names if name in known)
             case "mahalanobis":
                 found = self._distance(z, names)
             case "families":
@@ -302,24 +324,20 @@ class Combination:
 
     def _rank_p(self, name: str, z: Mapping[str, float]) -> float:
         references = self.references_[name]
-        return (1 + sum(value >= z[name] for value in references)) / (len(references) + 1)
+        return (1 + len(references) - bisect_left(references, z[name])) / (len(references) + 1)
 
     def _fit_covariance(self, rows: Sequence[Mapping[str, float]]) -> None:
         # A reference far out on one score must not stretch the whole matrix.
         z = torch.tensor([list(row.values()) for row in rows], dtype=torch.float64).nan_to_num(posinf=_FENCE)
         z = z.clamp(-_FENCE, _FENCE)
-        self.mean_ = z.mean(0).tolist()
-        self.precision_ = torch.linalg.inv(shrunk_covariance(z)).tolist() if self.method == "mahalanobis" else []
+        self.mean_, self.precision_ = z.mean(0), torch.linalg.inv(shrunk_covariance(z))
 
     def _distance(self, z: Mapping[str, float], names: Iterable[str]) -> float:
         """Of the scores named, the rest taken at the references' mean."""
         wanted = set(names)
-        away = torch.tensor(
-            [z[name] - mean if name in wanted else 0.0 for name, mean in zip(self.scales_, self.mean_, strict=True)],
-            dtype=torch.float64,
-        )
-        precision = torch.tensor(self.precision_, dtype=torch.float64)
-        return math.sqrt(max(float(away @ precision @ away), 0.0))
+        taken = torch.tensor([z[name] if name in wanted else math.nan for name in self.scales_], dtype=torch.float64)
+        away = (taken - self.mean_).nan_to_num(nan=0.0)
+        return math.sqrt(max(float(away @ self.precision_ @ away), 0.0))
 
 
 def shrunk_covariance(rows: Tensor) -> Tensor:

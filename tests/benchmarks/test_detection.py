@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from benchmarks.detection.config import CONFIGS, Config
-from benchmarks.detection.gates import Choice, Chooser, candidates, in_bank
+from benchmarks.detection.gates import Choice, Chooser, Scaled, candidates, in_bank
 from benchmarks.detection.judge import Base, Model, figures, judge
 from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
 from benchmarks.detection.report import Table, rows
-from benchmarks.detection.scores import Slow, without
+from benchmarks.detection.scores import BANK, Slow, without
 from benchmarks.detection.zoo import Zoo
 from common.devices import choose_compute
 from common.errors import ConfigurationError, UnknownNameError
@@ -306,3 +307,22 @@ def test_a_run_is_resumed_and_reports_every_family(small: Path, tmp_path: Path) 
     rows = json.loads((out / "detection.json").read_text())
     assert {row["family"] for row in rows if row["detector"] == "gate"} == {"badnets", "flip", "all"}
     assert "Honest contributors by kind" in (out / "detection-small.md").read_text()
+
+
+@pytest.mark.parametrize("given_size", [False, True])
+def test_choices_that_share_their_scales_score_as_each_by_itself(given_size: bool) -> None:
+    source = random.Random(0)
+    names = ["cka", "cka/worst", "head-drift", "probe-bank", "probe-bank/cell", "update-norm", "accuracy-drop"]
+
+    def measures(shift: float) -> dict[str, float]:
+        return {name: source.gauss(shift, 1) if name != "update-norm" else source.uniform(1, 3) for name in names}
+
+    fitting, calibration = ([measures(0) for _ in range(20)] for _ in range(2))
+    several = [Model(0, f"m{k}", "x", True, True, measures(2)) for k in range(5)]
+    one = Base(0, fitting, calibration, [], several)
+    options = [choice for choice in candidates(names) if choice.given_size is given_size]
+    scaled = Scaled.of(one, options, given_size, BANK)
+    for choice in options:
+        alone, shared = judge(one, choice.fit, several), judge(scaled.base, scaled.fit(choice), scaled.base.attacked)
+        assert [m.score for m in shared.attacked] == pytest.approx([m.score for m in alone.attacked])
+        assert [m.p for m in shared.attacked] == [m.p for m in alone.attacked]

@@ -49,7 +49,7 @@ def write_report(
 
 
 def numbers_of(comparison: Comparison, records: Mapping[str, Record], *, command: str) -> str:
-    """JSON, a line a record. Single clients are counted and not listed; everything else is in."""
+    """JSON, a line a record. Single clients are counted and not listed, and figures have six digits; everything else is in."""
     about = {
         "format": FORMAT,
         "title": comparison.title,
@@ -62,7 +62,8 @@ def numbers_of(comparison: Comparison, records: Mapping[str, Record], *, command
             for b in comparison.blocks
         ],
     }
-    lines = [json.dumps({"cell": name, **_slim(record)}, allow_nan=False) for name, record in records.items()]
+    slim = ({"cell": name, **_slim(record)} for name, record in records.items())
+    lines = [json.dumps(_six_digits(one), allow_nan=False) for one in slim]
     head = json.dumps(about, indent=1, allow_nan=False).removesuffix("\n}")
     return head + ',\n "records": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
 
@@ -77,6 +78,18 @@ def _slim(record: Record) -> dict[str, Any]:
         counts = {outcome: outcomes.count(outcome) for outcome in ("kept", "dropped", "failed")}
         rounds.append({key: one[key] for key in (*_ROUND, *_SUBMISSION) if key in one} | counts)
     return {**record, "result": {**result, "rounds": rounds}}
+
+
+def _six_digits(value: Any) -> Any:
+    """
+    >>> _six_digits({"a": [0.123456789, 3, "b"]})
+    {'a': [0.123457, 3, 'b']}
+    """
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _six_digits(one) for key, one in value.items()}
+    return [_six_digits(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def markdown(

@@ -106,7 +106,8 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
             count = str(len(scenes)) if len(common) == len(scenes) else f"{len(common)} of {len(scenes)}"
             line = [block.row, setting, _marked(data, marked), model, count]
             for strategy, variants in zip(strategies, compared, strict=True):
-                cells = _figures([found.group(scene, variant) for scene in common for variant in variants])
+                groups = [found.group(scene, variant) for scene in common for variant in variants]
+                cells = _figures(groups) if variants else [UNDEFINED] * 3
                 line += cells[1:] if strategy == NO_DEFENCE else cells
             rows.append(line)
     for one in comparison.missing:

@@ -18,8 +18,8 @@ ELSEWHERE = sorted(
     if path.name.startswith("test_") or (path.is_dir() and path.name not in {"owner", "__pycache__"})
 )
 HALVES = (
-    ["tests/owner", *(f"--ignore={path}" for path in OF_THE_SECOND)],
-    [*ELSEWHERE, "common", "contributor", "owner", *OF_THE_SECOND],
+    ["tests/owner", "owner", *(f"--ignore={path}" for path in OF_THE_SECOND)],
+    [*ELSEWHERE, "common", "contributor", *OF_THE_SECOND],
 )
 
 

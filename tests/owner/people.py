@@ -28,6 +28,7 @@ QUICK = {
     "training.learning_rate": 0.1,
     "finetuning.epochs": 1,
     "guard.references": 4,
+    "guard.fitting_references": 3,
     "guard.reject_level": 0.2,
     "guard.quarantine_level": 0.2,
     "guard.epochs": 5,

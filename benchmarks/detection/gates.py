@@ -86,6 +86,7 @@ class Scaled:
 
     @classmethod
     def of(cls, base: Base, choices: Sequence[Choice], given_size: bool, bank: str) -> Scaled:
+        """With every detector of any of the choices. Those that are given the size must have it among their own (`candidates`)."""
         detectors = tuple(dict.fromkeys(name for choice in choices for name in choice.detectors))
         every = Choice("sum", detectors, given_size, bank)
         whole = CombinedScore.fit("sum", [every.seen(m) for m in base.fitting], given_size=given_size).overall

@@ -51,6 +51,7 @@ _LEAST_SCALE = 1e-3
 _FENCE = 8.0
 _FEWEST_FOR_A_TREND = 10
 _SHRINKAGE = 10.0
+"""In references of a usual size. Of 3 to 40, 10 and 20 did best on MNIST's development base, and alike."""
 _HUBER = 1.5
 
 
@@ -199,8 +200,8 @@ class Combination:
     trends_: dict[str, Trend] = field(default_factory=dict, repr=False)
     references_: dict[str, list[float]] = field(default_factory=dict, repr=False)
     group_scales_: dict[str, Scale] = field(default_factory=dict, repr=False)
-    mean_: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
-    precision_: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False)
+    mean_: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False, compare=False)
+    precision_: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):

@@ -33,9 +33,6 @@ epochs = 1
 batch_size = 32
 learning_rate = 0.005
 schedule = "constant"
-# What is looked at here is processes, not verdicts: the cheapest guard.
-[settings.guard]
-detectors = ["paper"]
 [[contributors]]
 name = "ada"
 [[contributors]]

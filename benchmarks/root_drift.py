@@ -103,6 +103,8 @@ def _score(lab: Laboratory, guard: Guard, weights: Weights) -> float:
         guard.release_evidence,
         forward,
         calibration.inputs,
+        network=model,
+        compute=lab.compute,
     )
     return _headline(guard, guard.measure(evidence))
 

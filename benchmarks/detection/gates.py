@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from benchmarks.detection.judge import Base, Fit, Model, Score, figures, judge
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
 from owner.detectors import ESCALATION
-from owner.detectors.combination import SIZE, Combination, Method, detector_of, family_of
+from owner.detectors.combination import SIZE, Method, detector_of, family_of
 from owner.gatekeeper.combined import APART, CombinedScore
 
-METHODS: tuple[Method, ...] = ("max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors")
+ALWAYS = (SIZE, "activation-autoencoder", "probe-bank")
+"""Never left out: what says how far an update went, and what owners read whatever else decides, the paper's error and the mark it looks like."""
+DIVISIONS = 4
 
 
 @dataclass(frozen=True)
@@ -50,86 +54,100 @@ def in_bank(measures: Mapping[str, float], bank: str) -> Mapping[str, float]:
     return kept | {name.removeprefix(prefix): value for name, value in measures.items() if name.startswith(prefix)}
 
 
-def candidates(names: Sequence[str]) -> list[Choice]:
-    """The gates to choose among, by the names of all measures: every method, given the size of the update or not, over all
-    detectors, over all but one, and over all but those of one family. What looks at one family alone cannot see what shows in
-    another, however well it does on the development families.
-
-    Detectors of utility take part in none: utility is told apart from suspicion. Nor do those of the escalation tier, which are
-    no part of the gate that looks at everybody.
-    """
-    whole = {name: detector_of(name) for name in names if "|" not in name and "[" not in name}
-    detectors = [d for d in dict.fromkeys(whole.values()) if d not in ESCALATION and family_of(d) != APART]
-    families = dict.fromkeys(map(family_of, detectors))
-    pools = [tuple(detectors)]
-    pools += [tuple(d for d in detectors if family_of(d) != family) for family in families]
-    pools += [tuple(d for d in detectors if d != one) for one in detectors]
-    return [
-        Choice(method, pool, given_size)
-        for pool in dict.fromkeys(pools)
-        if pool
-        for method in METHODS
-        for given_size in (False, True)
-        if SIZE in pool or not given_size
-    ]
+def deciding(names: Iterable[str]) -> tuple[str, ...]:
+    """The detectors that may take part in a gate, by the names of all measures. Those of utility take part in none: utility is told apart
+    from suspicion. Nor do those of the escalation tier, which are no part of the gate that looks at everybody."""
+    whole = dict.fromkeys(detector_of(name) for name in names if "|" not in name and "[" not in name)
+    return tuple(d for d in whole if d not in ESCALATION and family_of(d) != APART)
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """A base every measure of which has been put on the scale of honest fine-tunes, once for all choices.
+class Parts:
+    """A base, of each model of which is known what every detector adds to the score of the method `detectors`: the sum over fewer of them is
+    the score of a gate of fewer detectors, without anything being fitted again.
 
-    base: with z in the place of measures. whole: the combination of all detectors, whose scales they are.
+    base: with the parts, by detector, in the place of measures.
     """
 
     base: Base
-    whole: Combination
 
     @classmethod
-    def of(cls, base: Base, choices: Sequence[Choice], given_size: bool, bank: str) -> Scaled:
-        """With every detector of any of the choices. Those that are given the size must have it among their own (`candidates`)."""
-        detectors = tuple(dict.fromkeys(name for choice in choices for name in choice.detectors))
-        every = Choice("sum", detectors, given_size, bank)
-        whole = CombinedScore.fit("sum", [every.seen(m) for m in base.fitting], given_size=given_size).overall
+    def of(cls, base: Base, whole: Choice) -> Self:
+        """whole: by the method `detectors`."""
+        combined = CombinedScore.fit(
+            whole.method, [whole.seen(m) for m in base.fitting], given_size=whole.given_size
+        ).overall
 
-        def z(model: Model) -> Model:
-            return replace(model, measures=whole.z(every.seen(model.measures)))
+        def parts(measures: Mapping[str, float]) -> Mapping[str, float]:
+            return combined.parts(whole.seen(measures))
 
-        fitting, calibration = ([whole.z(every.seen(m)) for m in part] for part in (base.fitting, base.calibration))
-        return cls(Base(base.number, fitting, calibration, [*map(z, base.honest)], [*map(z, base.attacked)]), whole)
+        def known(model: Model) -> Model:
+            return replace(model, measures=parts(model.measures))
 
-    def fit(self, choice: Choice) -> Fit:
-        """As `Choice.fit`, without putting anything on a scale again."""
-        use = [name for name in self.whole.scales_ if detector_of(name) in choice.detectors]
-        return lambda base: self.whole.otherwise(choice.method, use, base.fitting).combined
+        references = ([parts(measures) for measures in part] for part in (base.fitting, base.calibration))
+        return cls(Base(base.number, *references, [*map(known, base.honest)], [*map(known, base.attacked)]))
+
+    @staticmethod
+    def fit(detectors: Sequence[str]) -> Fit:
+        """The gate of these detectors; `SIZE` must be among them where the whole was given the size."""
+        return lambda _: lambda parts: math.fsum(parts[name] for name in detectors)
+
+
+def divided(base: Base) -> Iterator[Base]:
+    """The base, and with other references in the place of those that fit the scales: who chooses on one division chooses its accidents."""
+    references, count = [*base.fitting, *base.calibration], len(base.fitting)
+    for start in range(0, min(DIVISIONS, len(references) // count) * count, count):
+        rest = references[:start] + references[start + count :]
+        yield replace(base, fitting=references[start : start + count], calibration=rest)
 
 
 class Chooser:
-    """Chooses among gates on development bases; nothing else is ever looked at."""
+    """Chooses a gate on development bases; nothing else is ever looked at.
 
-    def __init__(self, development: Sequence[Base], choices: Sequence[Choice]) -> None:
-        self.development, self.choices = development, choices
-        self._worths: dict[str, list[dict[str, float]]] = {}
+    From the gate of all detectors, given the size of the update or not, that one detector is left out again and again without which the gate
+    does best, until every further one would make it worse; those of `ALWAYS` stay. A detector that sees little adds the spread of its honest
+    scores to the sum, and takes that much from the others. The method is `detectors`, the best of all on the first development base.
+
+    detectors: those that may take part.
+    """
+
+    def __init__(self, development: Sequence[Base], detectors: Sequence[str]) -> None:
+        self.development = [part for base in development for part in divided(base)]
+        self.detectors = tuple(detectors)
+        self._worths: dict[Choice, dict[str, float]] = {}
+        self._parts: dict[Choice, list[Parts]] = {}
 
     def choose(self, *, leave_out: str | None = None, bank: str = BANK) -> Choice:
         """The choice of the largest mean over families of AUROC, TPR at 5 % and TPR at 1 %, of effective attacks that pass utility.
 
-        leave_out: a family no model of which takes part. bank: the probe bank to choose for. Ties go to the earlier choice.
+        leave_out: a family no model of which takes part. bank: the probe bank to choose for. Ties go to fewer detectors.
         """
-        if bank not in self._worths:
-            scaled = {
-                on: [Scaled.of(base, self.choices, on, bank) for base in self.development] for on in (False, True)
-            }
-            self._worths[bank] = [self._by_family(choice, scaled[choice.given_size]) for choice in self.choices]
+        sizes = (False, True) if SIZE in self.detectors else (False,)
+        found = [self._fewer(Choice("detectors", self.detectors, size, bank), leave_out) for size in sizes]
+        return max(found, key=lambda choice: self._worth(choice, leave_out))
 
-        def worth(number: int) -> float:
-            found = [value for family, value in self._worths[bank][number].items() if family != leave_out]
-            return sum(found) / len(found) if found else 0.0
+    def _fewer(self, choice: Choice, leave_out: str | None) -> Choice:
+        while True:
+            smaller = [
+                replace(choice, detectors=tuple(d for d in choice.detectors if d != name))
+                for name in choice.detectors
+                if name not in ALWAYS and len(choice.detectors) > 1
+            ]
+            best = max(smaller, key=lambda one: self._worth(one, leave_out), default=choice)
+            if best is choice or self._worth(best, leave_out) < self._worth(choice, leave_out):
+                return choice
+            choice = best
 
-        return replace(self.choices[max(range(len(self.choices)), key=worth)], bank=bank)
+    def _worth(self, choice: Choice, leave_out: str | None) -> float:
+        if choice not in self._worths:
+            self._worths[choice] = self._by_family(choice)
+        found = [value for family, value in self._worths[choice].items() if family != leave_out]
+        return sum(found) / len(found) if found else 0.0
 
-    def _by_family(self, choice: Choice, development: Sequence[Scaled]) -> dict[str, float]:
+    def _by_family(self, choice: Choice) -> dict[str, float]:
         """Mean of AUROC, TPR at 5 % and TPR at 1 %, by family that has such attacks."""
-        everyone = [judge(one.base, one.fit(choice), one.base.attacked) for one in development]
+        fit = Parts.fit(choice.detectors)
+        everyone = [judge(one.base, fit, one.base.attacked) for one in self._known(choice)]
         families = sorted({one.model.family for group in everyone for one in group.attacked if one.model.family})
         worths = {}
         for family in families:
@@ -142,6 +160,12 @@ class Chooser:
                 rates = [one.value or 0.0 for one in found.tpr.values()]
                 worths[family] = (found.auroc + sum(rates)) / (1 + len(rates))
         return worths
+
+    def _known(self, choice: Choice) -> list[Parts]:
+        whole = replace(choice, detectors=self.detectors)
+        if whole not in self._parts:
+            self._parts[whole] = [Parts.of(base, whole) for base in self.development]
+        return self._parts[whole]
 
 
 def by_equation_4(base: Base, owner: Mapping[str, float], models: Sequence[Model]) -> Rate:

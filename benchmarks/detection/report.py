@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.detection.config import Config, Family
-from benchmarks.detection.gates import Choice, Chooser, alone, by_equation_4, candidates
+from benchmarks.detection.gates import Choice, Chooser, alone, by_equation_4, deciding
 from benchmarks.detection.judge import POPULATIONS, Base, Figures, Fit, Group, Model, figures, judge
 from benchmarks.detection.metrics import Rate
 from benchmarks.detection.plans import Plan
@@ -93,7 +93,7 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
             found += _rows(config, called, family.name, [_group(b, alone(name), family) for b in bases], held_out=True)
         everyone = [judge(base, alone(name), base.attacked) for base in bases]
         found += _rows(config, called, "all", everyone, held_out=True)
-    chooser = Chooser(development.bases, candidates(names))
+    chooser = Chooser(development.bases, deciding(names))
     chosen = {"": chooser.choose()}
     pooled: list[Group] = []
     pooled_with: list[Group] = []

@@ -20,6 +20,7 @@ from owner.detectors.base import (
 from owner.detectors.combination import Combination
 from owner.detectors.extrapolation import Extrapolation
 from owner.detectors.features import CKA, DriftConcentration, FeatureDrift, FeatureSpectrum
+from owner.detectors.input_gradients import InputGradientDrift
 from owner.detectors.inversion import TriggerInversion
 from owner.detectors.maximum_margin import MaximumMargin
 from owner.detectors.noise_drift import PredictionNoiseDrift
@@ -45,6 +46,7 @@ _STANDARD: tuple[type[Detector], ...] = (
     ProbeBank,
     PredictionNoiseDrift,
     Extrapolation,
+    InputGradientDrift,
     HeadDrift,
     BatchNormDrift,
     ChannelLipschitz,
@@ -60,12 +62,12 @@ ESCALATION: dict[str, type[Detector]] = {kind.name: kind for kind in (MaximumMar
 
 
 def standard_detectors(autoencoder: AutoEncoderOptions | None = None) -> tuple[Detector, ...]:
-    """All that need no gradient, unfitted and with their defaults; the two auto-encoder ones with these options, sharing one fit.
+    """All but the escalation tier, unfitted and with their defaults; the two auto-encoder ones with these options, sharing one fit.
 
-    They need evidence of both models with `inputs`, `weights` and `forward`.
+    They need evidence of both models with `inputs`, `weights`, `forward` and `network`.
 
     >>> len(standard_detectors())
-    19
+    20
     """
     with_options = (ActivationAutoEncoder(autoencoder), PairedAutoEncoder(autoencoder))
     chosen = {detector.name: detector for detector in with_options}
@@ -138,6 +140,7 @@ __all__ = [
     "FeatureSpectrum",
     "HeadDrift",
     "ImageDetector",
+    "InputGradientDrift",
     "MaximumMargin",
     "MeasuringDetector",
     "PairedAutoEncoder",

@@ -34,6 +34,7 @@ FAMILIES: Mapping[str, str] = {
     "probe-bank": "probes",
     "prediction-noise-drift": "probes",
     "extrapolation": "extrapolation",
+    "input-gradient-drift": "gradients",
     "head-drift": "weights",
     "batchnorm-drift": "weights",
     "channel-lipschitz": "weights",
@@ -53,6 +54,8 @@ _FEWEST_FOR_A_TREND = 10
 _SHRINKAGE = 10.0
 """In references of a usual size. Of 3 to 40, 10 and 20 did best on MNIST's development base, and alike."""
 _HUBER = 1.5
+_BEYOND: Mapping[Method, float] = {"families": 0.0, "detectors": 1.0}
+"""How far beyond its own scale a group must be before it adds anything."""
 
 
 def family_of(score: str) -> str:
@@ -230,22 +233,7 @@ class Combination:
             sizes = [row[SIZE] for row in plain]
             others = [name for name in self.scales_ if detector_of(name) != SIZE]
             self.trends_ = {name: Trend.of(sizes, [row[name] for row in plain]) for name in others}
-        return self._fit_rows([self.z(scores) for scores in references])
-
-    def otherwise(self, method: Method, use: Iterable[str], rows: Sequence[Mapping[str, float]]) -> Combination:
-        """Of the same scales and lines, but by another method and of a part of the scores: what a fit of its own would come to, where
-        that part holds `update-norm` or no size is given. Who compares many combinations needs z but once.
-
-        rows: z of the references that this one was fitted on. Raises UnknownNameError for another method.
-        """
-        wanted = set(use)
-        scales = {name: scale for name, scale in self.scales_.items() if name in wanted}
-        trends = {name: trend for name, trend in self.trends_.items() if name in wanted}
-        other = Combination(method, tuple(scales), self.given_size, scales, trends)
-        return other._fit_rows([{name: row[name] for name in scales} for row in rows])
-
-    def _fit_rows(self, rows: Sequence[Mapping[str, float]]) -> Self:
-        """rows: z of the references, of the fitted scores and in their order."""
+        rows = [self.z(scores) for scores in references]
         self.references_ = {name: sorted(row[name] for row in rows) for name in self.scales_}
         self.group_scales_ = {
             group: Scale.of([min(max(row[name] for name in members), 1e6) for row in rows])
@@ -266,9 +254,14 @@ class Combination:
         """The combined score; infinite where a score is not finite. Raises GuardError before `fit`."""
         return self._combined(self.z(scores), self.scales_, scores)
 
-    def combined(self, z: Mapping[str, float]) -> float:
-        """`score` of a model whose z is known, and which has all scores."""
-        return self._combined(z, self.scales_, z)
+    def parts(self, scores: Scores) -> dict[str, float]:
+        """What each family, or each detector, adds to the score of the methods that are named after them, which is the sum of it.
+
+        Raises GuardError before `fit`, ConfigurationError for another method.
+        """
+        if self.method not in _BEYOND:
+            raise ConfigurationError(f"the combination {self.method!r} is no sum of parts")
+        return self._parts(self.z(scores))
 
     def families(self, scores: Scores) -> dict[str, float]:
         """The combined score of each family by itself, by the same method. Raises GuardError before `fit`."""
@@ -310,18 +303,17 @@ class Combination:
                 found = -2 * math.fsum(math.log(self._rank_p(name, z)) for name in names if name in known)
             case "mahalanobis":
                 found = self._distance(z, names)
-            case "families":
-                found = self._summed_groups({name: z[name] for name in names}, beyond=0.0)
-            case "detectors":
-                found = self._summed_groups({name: z[name] for name in names}, beyond=1.0)
+            case "families" | "detectors":
+                found = math.fsum(self._parts({name: z[name] for name in names}).values())
         return found
 
-    def _summed_groups(self, z: Mapping[str, float], *, beyond: float) -> float:
-        found = []
+    def _parts(self, z: Mapping[str, float]) -> dict[str, float]:
+        """By group. A stored guard has them in another order, so they must be added without rounding (`fsum`)."""
+        beyond, found = _BEYOND[self.method], {}
         for group, members in self._members(self._group).items():
             mine = [z[name] for name in members if name in z]
-            found.append(max(self.group_scales_[group].z(max(mine)) - beyond, 0.0) if mine else 0.0)
-        return math.fsum(found)  # a stored guard has them in another order
+            found[group] = max(self.group_scales_[group].z(max(mine)) - beyond, 0.0) if mine else 0.0
+        return found
 
     def _rank_p(self, name: str, z: Mapping[str, float]) -> float:
         references = self.references_[name]

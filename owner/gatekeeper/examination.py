@@ -160,6 +160,8 @@ class Vetting:
             guard.release_evidence,
             forward,
             calibration.inputs,
+            network=self.gatekeeper.network(weights),
+            compute=guard.compute,
         )
 
     def _detect(self, evidence: Evidence) -> None:

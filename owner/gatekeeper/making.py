@@ -110,4 +110,14 @@ def evidence_of(
     """All that a detector may look at, of a model that shows `seen` on these examples."""
     forward = forward_of(model, head=head, compute=compute)
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    return Evidence(seen.features, seen.logits, examples.labels, weights, release, forward, examples.inputs)
+    return Evidence(
+        seen.features,
+        seen.logits,
+        examples.labels,
+        weights,
+        release,
+        forward,
+        examples.inputs,
+        network=model,
+        compute=compute,
+    )

@@ -14,12 +14,12 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from benchmarks.detection.config import CONFIGS, Config
-from benchmarks.detection.gates import Choice, Chooser, Scaled, candidates, in_bank
+from benchmarks.detection.gates import Choice, Chooser, Parts, deciding, in_bank
 from benchmarks.detection.judge import Base, Model, figures, judge
 from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
 from benchmarks.detection.report import Table, rows
-from benchmarks.detection.scores import BANK, Slow, without
+from benchmarks.detection.scores import Slow, without
 from benchmarks.detection.zoo import Zoo
 from common.devices import choose_compute
 from common.errors import ConfigurationError, UnknownNameError
@@ -209,23 +209,15 @@ def test_a_choice_never_sees_the_family_left_out() -> None:
     x, y = models([5.0] * 6, "x"), models([5.0] * 6, "y")
     y = [Model(0, m.name, "y", True, True, {"a": 0.5, "b": 50.0}) for m in y]
     bases = [base(models([0.1 * i for i in range(9)]), [*x, *y])]
-    options = [Choice("max", ("a",)), Choice("max", ("b",))]
-    chooser = Chooser(bases, options)
+    chooser = Chooser(bases, ("a", "b"))
     assert chooser.choose(leave_out="y").detectors == ("a",)
     assert chooser.choose(leave_out="x").detectors == ("b",)
+    assert chooser.choose().detectors == ("a", "b")
 
 
-def test_utility_takes_part_in_no_combination() -> None:
-    for choice in candidates(
-        ["activation-autoencoder", "accuracy-drop", "recall-drop", "probe-bank", "probe-bank[-x]|probe-bank"]
-    ):
-        assert {"accuracy-drop", "recall-drop"}.isdisjoint(choice.detectors)
-        assert not any("[" in name for name in choice.detectors)
-
-
-def test_the_escalation_tiers_detectors_take_part_in_no_combination() -> None:
-    for choice in candidates(["activation-autoencoder", "cka", "maximum-margin", "maximum-margin/alone"]):
-        assert "maximum-margin" not in choice.detectors
+def test_what_decides_is_neither_utility_nor_of_the_escalation_tier_nor_a_part_of_a_bank() -> None:
+    names = ["cka", "cka/worst", "accuracy-drop", "probe-bank", "probe-bank[-x]|probe-bank", "maximum-margin/alone"]
+    assert deciding(names) == ("cka", "probe-bank")
 
 
 def test_a_choice_scores_as_the_guard_that_is_configured_so() -> None:
@@ -310,7 +302,7 @@ def test_a_run_is_resumed_and_reports_every_family(small: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("given_size", [False, True])
-def test_choices_that_share_their_scales_score_as_each_by_itself(given_size: bool) -> None:
+def test_the_parts_of_a_gate_are_the_gates_of_fewer_detectors(given_size: bool) -> None:
     source = random.Random(0)
     names = ["cka", "cka/worst", "head-drift", "probe-bank", "probe-bank/cell", "update-norm", "accuracy-drop"]
 
@@ -320,9 +312,9 @@ def test_choices_that_share_their_scales_score_as_each_by_itself(given_size: boo
     fitting, calibration = ([measures(0) for _ in range(20)] for _ in range(2))
     several = [Model(0, f"m{k}", "x", True, True, measures(2)) for k in range(5)]
     one = Base(0, fitting, calibration, [], several)
-    options = [choice for choice in candidates(names) if choice.given_size is given_size]
-    scaled = Scaled.of(one, options, given_size, BANK)
-    for choice in options:
-        alone, shared = judge(one, choice.fit, several), judge(scaled.base, scaled.fit(choice), scaled.base.attacked)
+    known = Parts.of(one, Choice("detectors", deciding(names), given_size))
+    for kept in (deciding(names), ("cka", "update-norm"), ("head-drift", "probe-bank", "update-norm")):
+        choice = Choice("detectors", kept, given_size)
+        alone, shared = judge(one, choice.fit, several), judge(known.base, Parts.fit(kept), known.base.attacked)
         assert [m.score for m in shared.attacked] == pytest.approx([m.score for m in alone.attacked])
         assert [m.p for m in shared.attacked] == [m.p for m in alone.attacked]

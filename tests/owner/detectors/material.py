@@ -53,7 +53,9 @@ def evidence_of(model: nn.Module, images: Tensor, labels: Tensor, release: Evide
     forward = forward_of(model, head=find_head(model, (images[:2],)), compute=COMPUTE)
     seen = forward((images,))
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return Evidence(seen.features, seen.logits, labels, weights, release, forward, (images,))
+    return Evidence(
+        seen.features, seen.logits, labels, weights, release, forward, (images,), network=model, compute=COMPUTE
+    )
 
 
 def changed(model: nn.Module, change: Callable[[dict[str, Tensor]], None]) -> nn.Module:

@@ -4,8 +4,8 @@
 
 Claim: the paper's check alone (one forward pass that gives logits and features, and the auto-encoder) takes at most 1.2 times a
 plain evaluation pass over N = 2,000 trigger images with the paper's CNN; a whole vetting under the standard detectors (admission,
-every forward-only check, a bank of 12 probes on 150 images each, 96 noise images, merge, utility of the would-be release) at most
-3.0 times, where the trigger set, all that a submission is vetted with, has 2,000 images: 1,000 that the detectors see and 1,000
+a bank of 12 probes on 150 images each, 96 noise images, the extrapolated update, gradients in 20 images, merge, utility of the would-be
+release) at most 3.0 times, where the trigger set, all that a submission is vetted with, has 2,000 images: 1,000 that the detectors see and 1,000
 others for utility. `vet_forward_ratio_doubled` is the same with 2,000 of each, against a pass over 2,000: without a single
 detector that is 2.95 passes. Runs of pass and vettings are interleaved, so that a busy machine slows both; medians are compared.
 """

@@ -9,7 +9,6 @@ are those of the preset `standard`. Writes docs/results/detection-few.md. No fin
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +16,9 @@ from pathlib import Path
 from statistics import mean, pstdev
 
 from benchmarks.detection.config import Config
+from benchmarks.detection.development import development
 from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Base, judge
-from benchmarks.detection.plans import plans
-from benchmarks.detection.report import table
-from benchmarks.detection.zoo import Zoo
 from benchmarks.records import hardware
 from owner.choices import PRESETS, STANDARD
 from owner.detectors.combination import Method
@@ -75,18 +72,6 @@ def main() -> None:
     path = arguments.out / "detection-few.md"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     print(f"written: {path}")
-
-
-def development(config: Config, root: Path) -> Sequence[Base]:
-    """The development bases with what was scored of them, when the benchmark last did."""
-    zoo = Zoo(config, root)
-    records, scores = {}, {}
-    for base in config.development:
-        for plan in plans(config, base):
-            record, path = zoo.record(plan), zoo.scores_path(plan)
-            if record is not None and path.exists():
-                records[plan], scores[plan] = record, json.loads(path.read_text("utf-8"))
-    return table(config.development, records, scores).bases
 
 
 def outcomes(base: Base, choice: Choice, fitting: int, calibration: int) -> Iterator[Outcome]:

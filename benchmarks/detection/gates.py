@@ -84,8 +84,8 @@ class Parts:
         def known(model: Model) -> Model:
             return replace(model, measures=parts(model.measures))
 
-        references = ([parts(measures) for measures in part] for part in (base.fitting, base.calibration))
-        return cls(Base(base.number, *references, [*map(known, base.honest)], [*map(known, base.attacked)]))
+        fitting, calibration = ([parts(m) for m in part] for part in (base.fitting, base.calibration))
+        return cls(Base(base.number, fitting, calibration, [*map(known, base.honest)], [*map(known, base.attacked)]))
 
     @staticmethod
     def fit(detectors: Sequence[str]) -> Fit:

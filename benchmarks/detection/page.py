@@ -15,9 +15,6 @@ from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Group
 from benchmarks.detection.metrics import Rate
 from benchmarks.detection.report import Stratum
-from owner.detectors import standard_detectors
-from owner.detectors.combination import family_of
-from owner.gatekeeper.combined import APART
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -38,7 +35,6 @@ def page(
     plots: Sequence[tuple[str, str]],
 ) -> str:
     """Markdown. judged: final bases. plots: title and file name of each."""
-    every = [detector.name for detector in standard_detectors() if family_of(detector.name) != APART]
     lines = [
         f"# Detection: {config.architecture} on {config.dataset}",
         "",
@@ -103,10 +99,10 @@ def page(
         "",
         "## What was chosen",
         "",
-        "| left out | method | given the size of the update | detectors that take no part |",
-        "|---|---|---|---|",
+        "| left out | given the size of the update | detectors |",
+        "|---|---|---|",
         *(
-            f"| {family or 'nothing'} | {c.method} | {'yes' if c.given_size else 'no'} | {', '.join(d for d in every if d not in c.detectors)} |"
+            f"| {family or 'nothing'} | {'yes' if c.given_size else 'no'} | {', '.join(c.detectors)} |"
             for family, c in chosen.items()
         ),
     ]

@@ -144,6 +144,7 @@ def test_utility_is_no_part_of_the_overall_score_and_has_a_p_value_of_its_own(co
     assert set(guard.family_p_values(scores)) == {
         "activations",
         "extrapolation",
+        "gradients",
         "probes",
         "utility",
         "weights",
@@ -152,8 +153,8 @@ def test_utility_is_no_part_of_the_overall_score_and_has_a_p_value_of_its_own(co
 
 def test_no_number_counts_twice(combined: Gatekeeper) -> None:
     used = set(combined.guard.combination.overall.scales_)
-    assert {"cka", "probe-bank", "probe-bank/cell"} <= used
-    assert not used & {"cka/distance", "probe-bank/max", "paired-autoencoder/excess"}
+    assert {"head-drift", "probe-bank", "probe-bank/cell"} <= used
+    assert not used & {"head-drift/row", "probe-bank/max", "input-gradient-drift/push"}
 
 
 def test_a_loaded_guard_gives_bit_for_bit_the_verdict_of_the_one_just_fitted(  # type: ignore[no-untyped-def]
@@ -229,8 +230,8 @@ def test_asking_for_more_references_goes_on_with_those_that_are_there(bench, tmp
 def test_every_combination_can_be_asked_of_one_guard(bench, combined: Gatekeeper, method: str) -> None:  # type: ignore[no-untyped-def]
     options = dataclasses.replace(STANDARD, combination=method)
     keeper = Gatekeeper(dataclasses.replace(combined.guard, options=options), bench.model)
-    assert gate_check(keeper.vet(bench.honest())).p_value > 0.1
-    assert gate_check(keeper.vet(drowned(bench))).p_value == pytest.approx(0.1)
+    honest, attacked = (gate_check(keeper.vet(weights)).p_value for weights in (bench.honest(), drowned(bench)))
+    assert attacked <= 0.2 < honest
 
 
 def test_the_papers_detector_alone_needs_no_fitting_references(bench) -> None:  # type: ignore[no-untyped-def]
@@ -239,13 +240,15 @@ def test_the_papers_detector_alone_needs_no_fitting_references(bench) -> None:  
     assert GuardOptions(detectors=("paper",)).detector_names == ("activation-autoencoder",)
 
 
-def test_the_standard_preset_is_the_default_and_every_standard_detector_but_one() -> None:
+def test_the_standard_preset_is_the_default_and_holds_what_owners_read_whatever_decides() -> None:
     assert GuardOptions().detector_names == PRESETS["standard"]
     names = tuple(detector.name for detector in standard_detectors())
     assert names == DETECTOR_NAMES
-    assert set(names) - set(PRESETS["standard"]) == {"confusion-drift"}
-    assert expand(["cka", "standard", "cka"])[0] == "cka"
-    assert len(expand(["cka", "standard"])) == len(PRESETS["standard"])
+    assert (
+        {"activation-autoencoder", "probe-bank", "accuracy-drop", "recall-drop"} < set(PRESETS["standard"]) < set(names)
+    )
+    assert expand(["head-drift", "standard", "head-drift"])[0] == "head-drift"
+    assert len(expand(["head-drift", "standard"])) == len(PRESETS["standard"])
 
 
 @pytest.mark.parametrize(

@@ -75,4 +75,6 @@ def test_the_standard_detectors_measure_texts_too(protected: Callable[[str], Gat
     gate = protected("standard")
     ours, theirs = (gate.vet(weights).measurements["gate"] for weights in (honest, negated(honest)))
     assert all(p > 0.1 for p in ours["families"].values())
-    assert [theirs["families"][family] for family in ("activations", "weights", "utility")] == pytest.approx([0.1] * 3)
+    assert [theirs["families"][family] for family in ("weights", "utility")] == pytest.approx([0.1] * 2)
+    assert theirs["p_value"] == pytest.approx(0.1)
+    assert theirs["families"]["gradients"] == 1.0  # words have no gradient

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from scipy.stats import mannwhitneyu
 
+from benchmarks.detection import across
 from benchmarks.detection.config import CONFIGS, Config
-from benchmarks.detection.gates import Choice, Chooser, Parts, deciding, in_bank
+from benchmarks.detection.gates import Choice, Chooser, Parts, deciding, divided, in_bank
 from benchmarks.detection.judge import Base, Model, figures, judge
 from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
@@ -213,6 +214,55 @@ def test_a_choice_never_sees_the_family_left_out() -> None:
     assert chooser.choose(leave_out="y").detectors == ("a",)
     assert chooser.choose(leave_out="x").detectors == ("b",)
     assert chooser.choose().detectors == ("a", "b")
+
+
+def test_divisions_of_a_base_fit_other_references_each_time() -> None:
+    references = [{"a": float(k)} for k in range(11)]
+    found = list(divided(Base(0, references[:3], references[3:], [], [])))
+    assert [one.fitting for one in found] == [references[:3], references[3:6], references[6:9]]
+    for one in found:
+        assert sorted(m["a"] for m in [*one.fitting, *one.calibration]) == list(range(11))
+
+
+def test_what_owners_read_is_never_left_out_and_what_sees_nothing_is() -> None:
+    draws = random.Random(1)
+    names = ("update-norm", "activation-autoencoder", "probe-bank", "cka", "head-drift")
+
+    def seen(family: str | None = None) -> Model:
+        measures = {name: draws.gauss(0, 1) for name in names}
+        return Model(0, "m", family, family and True, True, measures | ({"head-drift": 9.0} if family else {}))
+
+    references = [seen().measures for _ in range(60)]
+    bases = [Base(0, references[:20], references[20:], [seen() for _ in range(30)], [seen("x") for _ in range(30)])]
+    kept = Chooser(bases, names).choose().detectors
+    assert {"update-norm", "activation-autoencoder", "probe-bank", "head-drift"} == set(kept)
+
+
+def test_a_forecast_for_a_base_never_comes_from_that_base(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cka` parts base 1 alone and `head-drift` base 2 alone: chosen on the other one, neither finds anything."""
+    draws = random.Random(2)
+
+    def seen(number: int, family: str | None = None) -> Model:
+        measures = {"cka": draws.gauss(0, 1), "head-drift": draws.gauss(0, 1)}
+        parting = {1: "cka", 2: "head-drift"}[number]
+        return Model(
+            number, f"{draws.random()}", family, family and True, True, measures | ({parting: 9.0} if family else {})
+        )
+
+    def scored(number: int) -> Base:
+        fitting, calibration = ([seen(number).measures for _ in range(n)] for n in (30, 99))
+        attacked = [seen(number, family) for family in ("badnets", "flip") for _ in range(20)]
+        return Base(number, fitting, calibration, [seen(number) for _ in range(40)], attacked)
+
+    monkeypatch.setattr(across, "development", lambda *_: [scored(1), scored(2)])
+    monkeypatch.setattr(sys, "argv", ["across", str(small), "--out", str(tmp_path)])
+    across.main()
+    (page,) = tmp_path.glob("detection-across-*.md")
+    crosswise, _, everything = page.read_text().split("\n## ")[1:]
+    rates = [float(part[part.index("| all ") :].split("|")[4].split("%")[0]) for part in (crosswise, everything)]
+    assert rates[0] < 30 < 90 < rates[1]
 
 
 def test_what_decides_is_neither_utility_nor_of_the_escalation_tier_nor_a_part_of_a_bank() -> None:

@@ -103,7 +103,7 @@ def main() -> None:
     probed = sum(len(seen.logits) for seen in standard.guard.release_probes.values())
 
     def whole(name: str, seconds: float, images: int, budget: float | None) -> Record:
-        forward = f"{images + probed} images are run forward, {(images + probed) / N:.2f} passes"
+        forward = f"{images + probed} images are run forward, {(images + probed) / N:.2f} passes, besides those of the extrapolated update"
         about = f"{len(standard.guard.detectors)} detectors: {1000 * seconds:.1f} ms; {forward}; {shared}"
         return Record(name, round(seconds / plain, 3), UNIT, budget, COMMAND, REPEATS, notes=about)
 

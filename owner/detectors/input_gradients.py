@@ -77,9 +77,7 @@ class InputGradientDrift(ReleaseComparison):
         names = [self.headline if i == 0 else f"{self.headline}-{f:g}" for i, f in enumerate(self.factors)]
         if learnt.slopes is None:
             return Comparison(dict.fromkeys(names, 0.0), {"applicable": False})
-        if (
-            evidence is release
-        ):  # where M is asked about itself there is no update to take further, and perhaps no model to run
+        if evidence is release:  # there is no update to take further, and of a loaded guard no model to run
             return Comparison(dict.fromkeys(names, 0.0), {"target": None})
         measures, targets = {}, {}
         for name, factor in zip(names, self.factors, strict=True):

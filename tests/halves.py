@@ -15,10 +15,10 @@ OF_THE_SECOND = ("tests/owner/federated", "tests/owner/reproduce")
 ELSEWHERE = sorted(
     str(path)
     for path in Path("tests").iterdir()
-    if path.name.startswith("test_") or (path.is_dir() and path.name not in {"owner", "__pycache__"})
+    if path.name.startswith("test_") or (path.is_dir() and path.name not in {"owner", "benchmarks", "__pycache__"})
 )
 HALVES = (
-    ["tests/owner", "owner", *(f"--ignore={path}" for path in OF_THE_SECOND)],
+    ["tests/owner", "tests/benchmarks", "owner", *(f"--ignore={path}" for path in OF_THE_SECOND)],
     [*ELSEWHERE, "common", "contributor", *OF_THE_SECOND],
 )
 

@@ -105,7 +105,7 @@ class Chooser:
     """Chooses a gate on development bases; nothing else is ever looked at.
 
     From the gate of all detectors, given the size of the update or not, that one detector is left out again and again without which the gate
-    does best, until every further one would make it worse; those of `ALWAYS` stay. A detector that sees little adds the spread of its honest
+    does best, until every further one would make it worse; those of `ALWAYS` stay, and those that the network gives nothing to see. A detector that sees little adds the spread of its honest
     scores to the sum, and takes that much from the others. The method is `detectors`, the best of all on the first development base.
 
     detectors: those that may take part.
@@ -114,6 +114,7 @@ class Chooser:
     def __init__(self, development: Sequence[Base], detectors: Sequence[str]) -> None:
         self.development = [part for base in development for part in divided(base)]
         self.detectors = tuple(detectors)
+        self._staying = {*ALWAYS, *(name for name in self.detectors if self._constant(name))}
         self._worths: dict[Choice, dict[str, float]] = {}
         self._parts: dict[Choice, list[Parts]] = {}
 
@@ -131,12 +132,16 @@ class Chooser:
             smaller = [
                 replace(choice, detectors=tuple(d for d in choice.detectors if d != name))
                 for name in choice.detectors
-                if name not in ALWAYS and len(choice.detectors) > 1
+                if name not in self._staying and len(choice.detectors) > 1
             ]
             best = max(smaller, key=lambda one: self._worth(one, leave_out), default=choice)
             if best is choice or self._worth(best, leave_out) < self._worth(choice, leave_out):
                 return choice
             choice = best
+
+    def _constant(self, name: str) -> bool:
+        """Whether this network has nothing that the detector looks at: that it adds nothing here says nothing of others."""
+        return len({m.get(name) for base in self.development for m in [*base.fitting, *base.calibration]}) == 1
 
     def _worth(self, choice: Choice, leave_out: str | None) -> float:
         if choice not in self._worths:

@@ -37,7 +37,8 @@ def forward_of(model: nn.Module, *, head: str, compute: Compute) -> Forward:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one model shows, gathered once and shared by every detector: no detector runs a model by itself.
+    """What one model shows, gathered once and shared by every detector: what one runs by itself, on other inputs or
+    weights, it runs through `forward` or `network`.
 
     features: (N, d) float32, g(t), the input of the classification head, on N clean trigger images.
     logits: (N, C) float32, of the same forward pass.

@@ -1,4 +1,4 @@
-"""Two models that a detector follows gradients through: what the escalation tier runs on."""
+"""Two models that a search follows gradients through, step by step: what the escalation tier runs on."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from common.devices import Compute
-from common.errors import ConfigurationError, GuardError
+from common.errors import ConfigurationError, GuardError, ModelError
 from common.examples import as_model_inputs
-from common.forward import evaluating, in_memory_format
+from common.forward import evaluating, forward, in_memory_format
 from owner.detectors.base import DetectorState, Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison
 from owner.detectors.extrapolation import extrapolated
@@ -86,7 +86,7 @@ class InputGradientDrift(ReleaseComparison):
             )
             if found is None or not bool(torch.isfinite(found).all()):
                 return Comparison({self.headline: math.inf}, {"finite": False, "factor": factor})
-            pushes = (found.double() - learnt.slopes.double()).abs().sum(1) / learnt.spread
+            pushes = (found - learnt.slopes).abs().sum(1, dtype=torch.float64) / learnt.spread
             measures[name], targets[name] = float(pushes.max()), int(pushes.argmax())
         return Comparison(measures, {"target": targets[self.headline], "classes": targets})
 
@@ -142,26 +142,38 @@ def mean_slopes(
 ) -> Tensor | None:
     """(C, D) float32 on the CPU: for each class t the mean of dr_t/dx over the inputs that are not of class t, D all numbers of one example.
 
-    network: runs with `weights` in the place of its own, in evaluation mode. None where its logits do not follow from the inputs by
-    gradients: of whole numbers that are no bytes of an image, through recurrent layers (cuDNN has no gradient of them in evaluation mode), or
-    where the model itself cuts the graph.
+    network: lends its layers; a copy of it runs with `weights`, in evaluation mode. None where its logits do not follow from the inputs by
+    gradients: of whole numbers that are no bytes of an image, through recurrent layers (cuDNN has no gradient of them in evaluation mode),
+    through what has no derivative, or where the model itself cuts the graph.
     """
     whole = any(not t.is_floating_point() and t.dtype != torch.uint8 for t in inputs)
     if whole or any(isinstance(module, nn.RNNBase) for module in network.modules()):
         return None
-    network.to(compute.device)
-    placed = {name: tensor.to(compute.device) for name, tensor in weights.items()}
-    given = tuple(t.clone().requires_grad_() for t in as_model_inputs(inputs, compute.device))
-    with torch.enable_grad(), evaluating(network), compute.autocast():
-        logits: Tensor = functional_call(network, placed, in_memory_format(given, compute))
-    if not logits.requires_grad:
-        return None
-    centred = logits.float() - logits.float().mean(1, keepdim=True)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+        running = copy.deepcopy(network).to(compute.device).requires_grad_(False)
+        running.load_state_dict(weights)
+        given = tuple(t.clone().requires_grad_() for t in as_model_inputs(inputs, compute.device))
+        passed = tuple(t.clone() for t in given)  # a model may work on its inputs in place
+        try:
+            with evaluating(running), compute.autocast():
+                logits = forward(running, in_memory_format(passed, compute))
+            return _slopes(logits.float(), given, labels.to(compute.device)) if logits.requires_grad else None
+        except torch.OutOfMemoryError:
+            raise
+        except (
+            RuntimeError,
+            ModelError,
+        ):  # something on the way has no derivative; that the model runs, others have seen
+            return None
+
+
+def _slopes(logits: Tensor, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    centred = logits - logits.mean(1, keepdim=True)
     found = []
     for target in range(logits.shape[1]):
-        others = (labels != target).float().to(compute.device)
+        others = (labels != target).float()
         rise = centred[:, target] @ (others / others.sum().clamp(min=1))
-        gradients = torch.autograd.grad(rise, given, retain_graph=True, materialize_grads=True)
+        gradients = torch.autograd.grad(rise, inputs, retain_graph=True, materialize_grads=True)
         found.append(torch.cat([gradient.sum(0).flatten() for gradient in gradients]).cpu())
     return torch.stack(found)
 

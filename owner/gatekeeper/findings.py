@@ -83,6 +83,11 @@ def _suspected(guard: Guard, detectors: Mapping[str, Any], leading: Sequence[Map
     order |= dict.fromkeys(sorted(detectors, key=lambda name: (detectors[name]["p_value"], name)))
     told: dict[str, Mapping[str, Any]] = {name: detectors[name]["explanation"] for name in order}
     aiming = next((name for name, one in told.items() if one.get("target") is not None), None)
+    target = None if aiming is None else told[aiming]["target"]
+    # Some name a target and never a source.
+    sourced = next(
+        (n for n, one in told.items() if one.get("source") is not None and one.get("target") == target), None
+    )
     moving = next((name for name, one in told.items() if isinstance(one.get("class"), int)), None)
     stamping = next((name for name, one in told.items() if one.get("probe") is not None), None)
 
@@ -91,7 +96,7 @@ def _suspected(guard: Guard, detectors: Mapping[str, Any], leading: Sequence[Map
         return None if index is None else guard.calibration.class_names[index]
 
     return {
-        "source": class_name(aiming, "source"),
+        "source": class_name(sourced, "source"),
         "target": class_name(aiming, "target"),
         "moved_class": class_name(moving, "class"),
         "probe": told[stamping]["probe"] if stamping else None,

@@ -1,7 +1,8 @@
 """Fitting a guard: detectors on the release, then one honest fine-tune after the other, scored.
 
 Each fine-tune's scores are stored as soon as they exist, so that fitting which was interrupted goes on where it stopped.
-M is run once on the triggers and once on the probes; each fine-tune once on the calibration triggers, for all detectors.
+M is run once on the triggers and once on the probes; each fine-tune once on the calibration triggers, for all detectors, and for
+those that take its update further as often as they ask.
 """
 
 from __future__ import annotations

@@ -100,6 +100,37 @@ def test_the_network_lends_its_layers_and_nothing_else(small: Scene) -> None:
     assert all(p.grad is None and bool((p == 0.5).all()) for p in lent.parameters())
 
 
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.second(self.first(x.flatten(1)).relu()).relu())
+        return logits
+
+
+class _InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x.sub_(0.5).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("model", [_Tied(), _InPlace()], ids=["tied weights", "changes its input"])
+def test_models_that_autograd_finds_awkward_are_followed_all_the_same(model: nn.Module) -> None:
+    inputs, labels = torch.rand(12, 1, 2, 3), torch.arange(12) % 3
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.inference_mode():  # whatever the caller is in
+        found = mean_slopes(model, COMPUTE, weights, (inputs,), labels)
+    assert found is not None
+    assert bool(found.abs().sum() > 0)
+
+
 class _Cut(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -231,7 +231,9 @@ def test_every_combination_can_be_asked_of_one_guard(bench, combined: Gatekeeper
     options = dataclasses.replace(STANDARD, combination=method)
     keeper = Gatekeeper(dataclasses.replace(combined.guard, options=options), bench.model)
     honest, attacked = (gate_check(keeper.vet(weights)).p_value for weights in (bench.honest(), drowned(bench)))
-    assert attacked <= 0.2 < honest
+    # By ranks alone one reference is as far out as this: fisher knows no more of what lies beyond all of them.
+    assert attacked == pytest.approx(0.2 if method == "fisher" else 0.1)
+    assert honest > attacked
 
 
 def test_the_papers_detector_alone_needs_no_fitting_references(bench) -> None:  # type: ignore[no-untyped-def]

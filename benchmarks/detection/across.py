@@ -9,12 +9,10 @@ will show and does not take their place: detectors were designed, and their numb
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from benchmarks.detection.config import Config, Family
-from benchmarks.detection.development import development
+from benchmarks.detection.development import arguments, development
 from benchmarks.detection.gates import Choice, Chooser, deciding
 from benchmarks.detection.judge import Base, Figures, Group, figures, judge
 from benchmarks.detection.scores import without
@@ -26,15 +24,9 @@ Gate = Callable[[int, Family], Choice]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="one of benchmarks/detection/configs, by name or path")
-    parser.add_argument(
-        "--work", type=Path, default=Path("detection-work"), help="where the benchmark keeps its models"
-    )
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    arguments = parser.parse_args()
-    config = Config.load(arguments.config)
-    bases = development(config, arguments.work / config.name)
+    given = arguments(__doc__)
+    config = Config.load(given.config)
+    bases = development(config, given.work / config.name)
     detectors = deciding(bases[0].calibration[0])
     choosers = [Chooser([b for b in bases if b is not base], detectors) for base in bases]
 
@@ -54,7 +46,7 @@ def main() -> None:
     lines = [
         f"# Forecast of the gate: {config.architecture} on {config.dataset}",
         "",
-        f"`python -m benchmarks.detection.across {arguments.config}`, on {hardware()}. Development base {', '.join(str(base.number) for base in bases)}, {models} models, "
+        f"`python -m benchmarks.detection.across {given.config}`, on {hardware()}. Development base {', '.join(str(base.number) for base in bases)}, {models} models, "
         "all of which were in sight when detectors were designed and their number was cut; the final bases were not looked at. Effective attacks that pass utility; levels are the gates' own. "
         "The preset was chosen with all bases and families at hand: its rows say how well it fits them.",
     ]
@@ -64,7 +56,7 @@ def main() -> None:
             for family in config.families
         }
         lines += ["", f"## Gate {title}", "", *_table(groups)]
-    path = arguments.out / f"detection-across-{config.name}.md"
+    path = given.out / f"detection-across-{config.name}.md"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     print(f"written: {path}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,3 +24,14 @@ def development(config: Config, root: Path) -> Sequence[Base]:
             if record is not None and path.exists():
                 records[plan], scores[plan] = record, json.loads(path.read_text("utf-8"))
     return table(config.development, records, scores).bases
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """config, work, out: the command line of who looks at these bases alone."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="one of benchmarks/detection/configs, by name or path")
+    parser.add_argument(
+        "--work", type=Path, default=Path("detection-work"), help="where the benchmark keeps its models"
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    return parser.parse_args()

@@ -8,15 +8,13 @@ are those of the preset `standard`. Writes docs/results/detection-few.md. No fin
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean, pstdev
 
 from benchmarks.detection.config import Config
-from benchmarks.detection.development import development
+from benchmarks.detection.development import arguments, development
 from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Base, judge
 from benchmarks.records import hardware
@@ -39,20 +37,14 @@ class Outcome:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="one of benchmarks/detection/configs, by name or path")
-    parser.add_argument(
-        "--work", type=Path, default=Path("detection-work"), help="where the benchmark keeps its models"
-    )
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    arguments = parser.parse_args()
-    config = Config.load(arguments.config)
-    bases = development(config, arguments.work / config.name)
+    given = arguments(__doc__)
+    config = Config.load(given.config)
+    bases = development(config, given.work / config.name)
     models = sum(len(base.honest) + len(base.attacked) for base in bases)
     lines = [
         "# Gates of few references",
         "",
-        f"`python -m benchmarks.detection.few {arguments.config}`, on {hardware()}. {config.architecture} on {config.dataset}, development base "
+        f"`python -m benchmarks.detection.few {given.config}`, on {hardware()}. {config.architecture} on {config.dataset}, development base "
         f"{', '.join(str(base.number) for base in bases)}, {models} models; {DRAWS} draws of references for each row, all methods on the same ones. The gate of the preset `standard` "
         f"at its nominal {100 * LEVEL:.0f} %: mean over draws and, in brackets, their standard deviation. All draws are from the same references and judge the same "
         "models, and the detectors were designed on them: the rows compare with each other and promise nothing of other models.",
@@ -69,7 +61,7 @@ def main() -> None:
                 lines.append(
                     f"| {fitting} | {calibration} | {method} | {'yes' if given_size else 'no'} | {' | '.join(cells)} |"
                 )
-    path = arguments.out / "detection-few.md"
+    path = given.out / "detection-few.md"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     print(f"written: {path}")
 

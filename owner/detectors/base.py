@@ -48,7 +48,8 @@ class Evidence:
     forward: runs the model on other inputs, or with other weights, for detectors that look off the clean distribution or
         further along the update; see `probe`.
     inputs: those N images, each tensor (N, ...) as `Examples.inputs` holds them; () where a guard does not hand them on.
-    network: the model itself, for detectors that need gradients; None where only its outputs are at hand.
+    network: the model, for detectors that need gradients; None where only its outputs are at hand. Those of the escalation tier take
+        it with the weights that it has; others bring `weights`, and it only lends its layers.
     compute: what it runs on; None is float32 on the CPU.
     probed: what `probe` and `probes` have found so far. A guard may store that of M and hand it in again, so that M is
         not run on the probes by every process anew.

@@ -160,11 +160,8 @@ def mean_slopes(
             return _slopes(logits.float(), given, labels.to(compute.device)) if logits.requires_grad else None
         except torch.OutOfMemoryError:
             raise
-        except (
-            RuntimeError,
-            ModelError,
-        ):  # something on the way has no derivative; that the model runs, others have seen
-            return None
+        except (RuntimeError, ModelError):
+            return None  # something on the way has no derivative: that the model runs, others have seen
 
 
 def _slopes(logits: Tensor, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:

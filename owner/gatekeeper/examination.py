@@ -160,7 +160,7 @@ class Vetting:
             guard.release_evidence,
             forward,
             calibration.inputs,
-            network=self.gatekeeper.network(weights),
+            network=self.gatekeeper.layers,
             compute=guard.compute,
         )
 

@@ -85,9 +85,8 @@ def _suspected(guard: Guard, detectors: Mapping[str, Any], leading: Sequence[Map
     aiming = next((name for name, one in told.items() if one.get("target") is not None), None)
     target = None if aiming is None else told[aiming]["target"]
     # Some name a target and never a source.
-    sourced = next(
-        (n for n, one in told.items() if one.get("source") is not None and one.get("target") == target), None
-    )
+    sources = (n for n, one in told.items() if one.get("source") is not None and one.get("target") == target)
+    sourced = None if target is None else next(sources, None)
     moving = next((name for name, one in told.items() if isinstance(one.get("class"), int)), None)
     stamping = next((name for name, one in told.items() if one.get("probe") is not None), None)
 

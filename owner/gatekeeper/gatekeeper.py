@@ -244,20 +244,25 @@ class Gatekeeper:
         if self.escalation is None and self._references_pool is not None and self.guard.options.escalation_names:
             guard = self.guard
             fine_tunes = FineTunes(
-                self.network(self.release), self._references_pool, guard.options, guard.finetuning, guard.compute
+                self._released(self.release), self._references_pool, guard.options, guard.finetuning, guard.compute
             )
             self.escalation = calibrate(guard, fine_tunes, directory=self._directory, progress=progress)
         return self.escalation
 
     def with_gradients(self, weights: Mapping[str, Tensor], seen: Activations) -> Evidence:
         """What the escalation tier looks at, of a model of these weights that showed `seen` on the calibration triggers."""
-        return gradient_evidence(self.guard, self.network(weights), seen, self._release_with_gradients)
+        return gradient_evidence(self.guard, self._released(weights), seen, self._release_with_gradients)
 
     @cached_property
     def _release_with_gradients(self) -> Evidence:
-        return gradient_evidence(self.guard, self.network(self.release), self.guard.release_calibration)
+        return gradient_evidence(self.guard, self._released(self.release), self.guard.release_calibration)
 
-    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+    @property
+    def layers(self) -> nn.Module:
+        """The model that every look loads its weights into: to lend to who brings weights of his own."""
+        return self._model
+
+    def _released(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A model of its own, which no other look at `observe` changes."""
         model = copy.deepcopy(self._model)
         model.load_state_dict(weights)

@@ -18,11 +18,12 @@ from benchmarks.detection.page import page, roc, score_distributions, tpr_by_dos
 from benchmarks.detection.plans import Plan, plans
 from benchmarks.detection.report import honest_strata, table
 from benchmarks.detection.report import rows as figures_of
-from benchmarks.detection.scores import Slow, score
+from benchmarks.detection.scores import Slow, columns, score
+from benchmarks.detection.sheets import Entry, Sheet, path_of
 from benchmarks.detection.workers import over
 from benchmarks.detection.zoo import Zoo, headline
 from benchmarks.records import hardware
-from common.errors import PortierError
+from common.errors import ConfigurationError, PortierError
 from common.files import ensure_directory
 
 
@@ -34,10 +35,13 @@ def main() -> int:
     parser.add_argument("config", help="a configuration that ships (cnn-cifar10 ...) or a TOML file")
     parser.add_argument("--stage", choices=("train", "score", "report", "all"), default="all")
     parser.add_argument(
-        "--work", type=Path, default=Path("detection-work"), help="folder of models and scores (default: %(default)s)"
+        "--work", type=Path, default=Path("detection-work"), help="folder of the models (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("docs/results"), help="folder of the report (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("docs/results"),
+        help="folder of the scores and of the report (default: %(default)s)",
     )
     parser.add_argument("--bases", choices=("development", "final", "all"), default="all")
     parser.add_argument(
@@ -50,25 +54,50 @@ def main() -> int:
         "--slow-share", type=float, default=1.0, help="share of the models they are scored on (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: %(default)s)")
+    parser.add_argument(
+        "--afresh",
+        action="store_true",
+        help="train the models of bases whose scores are published in --out too, for instance to score a new detector",
+    )
     arguments = parser.parse_args()
     try:
-        config = Config.load(arguments.config)
-        bases = [
-            *(config.development if arguments.bases != "final" else ()),
-            *(config.final if arguments.bases != "development" else ()),
-        ]
-        root = arguments.work / config.name
-        Zoo(config, root).settle()
-        wanted = {base: plans(config, base) for base in bases}
-        if arguments.stage in {"train", "all"}:
-            for mine in wanted.values():
-                train(config, root, mine, arguments.workers)
-        if arguments.stage in {"score", "report", "all"}:
-            judge_and_write(config, root, wanted, arguments)
+        run(Config.load(arguments.config), arguments)
     except PortierError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def run(config: Config, arguments: argparse.Namespace) -> None:
+    bases = [
+        *(config.development if arguments.bases != "final" else ()),
+        *(config.final if arguments.bases != "development" else ()),
+    ]
+    root = arguments.work / config.name
+    zoo = Zoo(config, root)
+    sheets: dict[int, Sheet] = {}
+    for base in bases:
+        if (sheet := Sheet.read(path_of(arguments.out, config, base), config, base)) is not None:
+            sheets[base] = sheet
+    if arguments.stage in {"train", "all"}:
+        for base in bases:
+            if base in sheets and sheets[base].complete(config) and not arguments.afresh:
+                print(f"base {base}: nothing to train, {path_of(arguments.out, config, base)} has its scores")
+            else:
+                zoo.settle()
+                train(config, root, plans(config, base), arguments.workers)
+    if arguments.stage == "train":
+        return
+    slow = Slow(tuple(filter(None, arguments.slow.split(","))), arguments.slow_share)
+    for base in bases:
+        made = [plan for plan in plans(config, base) if zoo.record(plan) is not None]
+        # Models that are only begun to be made do not take the place of scores that are published.
+        if made and (arguments.afresh or base not in sheets or len(made) >= len(sheets[base].entries)):
+            zoo.settle()
+            sheets[base] = score_base(zoo, base, made, slow, arguments.workers)
+            sheets[base].write(path_of(arguments.out, config, base))
+    if arguments.stage != "score":
+        write_report(config, list(sheets.values()), bases, arguments)
 
 
 def train(config: Config, root: Path, models: Sequence[Plan], workers: int) -> None:
@@ -83,31 +112,39 @@ def train(config: Config, root: Path, models: Sequence[Plan], workers: int) -> N
         print(f"{done}/{len(missing)} base {plan.base} {plan.name} {headline(record)}; {left:.0f} min left", flush=True)
 
 
-def judge_and_write(
-    config: Config, root: Path, wanted: Mapping[int, Sequence[Plan]], arguments: argparse.Namespace
-) -> None:
-    """Scores what was made so far and, unless `--stage score`, writes the figures. Says how much of the plan is there."""
-    zoo = Zoo(config, root)
-    slow = Slow(tuple(filter(None, arguments.slow.split(","))), arguments.slow_share)
-    records = {plan: record for mine in wanted.values() for plan in mine if (record := zoo.record(plan)) is not None}
+def score_base(zoo: Zoo, base: int, models: Sequence[Plan], slow: Slow, workers: int) -> Sheet:
+    """The sheet of what was made of this base so far; a base that is only begun has one too."""
+    records = {plan: zoo.record(plan) or {} for plan in models}
     made = [plan for plan, record in records.items() if "failed" not in record]
-    planned = sum(map(len, wanted.values()))
-    print(f"{len(records)} of {planned} models made, {len(records) - len(made)} of them without a result")
-    scores = {}
-    for plan, found in over(functools.partial(score, slow=slow), made, config, root, workers=arguments.workers):
+    print(
+        f"base {base}: {len(models)} of {len(plans(zoo.config, base))} models made, {len(models) - len(made)} without a result"
+    )
+    scores: dict[Plan, dict[str, Any]] = {}
+    for plan, found in over(functools.partial(score, slow=slow), made, zoo.config, zoo.root, workers=workers):
         scores[plan] = found
         if len(scores) % 20 == 0 or len(scores) == len(made):
-            print(f"scored {len(scores)} of {len(made)}", flush=True)
-    if arguments.stage == "score":
-        return
-    development = table([base for base in wanted if base in config.development], records, scores)
-    final_bases = [base for base in wanted if base in config.final]
-    complete = [base for base in final_bases if all(plan in records for plan in wanted[base])]
-    final = table(complete or final_bases, records, scores)
+            print(f"base {base}: scored {len(scores)} of {len(made)}", flush=True)
+    versions = {key: column["version"] for columns in scores.values() for key, column in columns.items()}
+    entries = [Entry.of(plan, record, scores.get(plan, {})) for plan, record in records.items()]
+    return Sheet(base, zoo.config.made_with(), hardware(), versions, entries)
+
+
+def write_report(config: Config, sheets: Sequence[Sheet], bases: Sequence[int], arguments: argparse.Namespace) -> None:
+    """The figures, from the sheets alone. Says what is missing of the plan, and which bases were scored by code that is not today's."""
+    final_sheets = [sheet for sheet in sheets if sheet.base in config.final]
+    judged = [sheet for sheet in final_sheets if sheet.complete(config)] or final_sheets
+    if not judged:
+        raise ConfigurationError("no final base has been scored", hint="run --stage train and --stage score first")
+    development, final = table(sheet for sheet in sheets if sheet.base in config.development), table(judged)
     rows, chosen = figures_of(config, development, final)
     out = ensure_directory(arguments.out)
     groups = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
-    doses = {plan.name: dose for plan in made if (dose := poisoned_share(plan.attack)) is not None}
+    doses = {
+        one.plan.name: dose
+        for sheet in judged
+        for one in sheet.entries
+        if (dose := poisoned_share(one.plan.attack)) is not None
+    }
     name = f"detection-{config.name}"
     score_distributions(groups, out / f"{name}-scores.png")
     roc(groups, out / f"{name}-roc.png")
@@ -117,16 +154,38 @@ def judge_and_write(
         ("TPR and realised false-positive rate against the nominal level", f"{name}-roc.png"),
         ("TPR against dose", f"{name}-dose.png"),
     ]
-    strata = honest_strata(final, chosen[""].fit)
-    command = f"python -m benchmarks.detection {arguments.config}"
-    judged = [base.number for base in final.bases]
-    text = page(config, rows, chosen, strata, judged=judged, command=command, hardware=hardware(), plots=plots)
-    if len(records) < planned:
-        missing = ", ".join(str(base) for base in final_bases if base not in judged)
-        text += f"\nIncomplete: {len(records)} of {planned} models were there. Not judged yet: final base {missing}.\n"
+    text = page(
+        config,
+        rows,
+        chosen,
+        honest_strata(final, chosen[""].fit),
+        judged=[sheet.base for sheet in judged],
+        chosen_on=[base.number for base in development.bases],
+        command=f"python -m benchmarks.detection {arguments.config}",
+        hardware="; ".join(dict.fromkeys(sheet.hardware for sheet in sheets)),
+        plots=plots,
+    )
+    text += "".join(f"\n{line}\n" for line in shortcomings(config, sheets, bases))
     (out / f"{name}.md").write_text(text, "utf-8")
     merge_rows(out / "detection.json", rows)
     print(f"written: {out / f'{name}.md'}")
+
+
+def shortcomings(config: Config, sheets: Sequence[Sheet], bases: Sequence[int]) -> list[str]:
+    """One line a base that is not, or not wholly, what the configuration and today's detectors would give."""
+    by_base, today = {sheet.base: sheet for sheet in sheets}, {column.key: column.version for column in columns(config)}
+    lines = []
+    for base in bases:
+        sheet, planned = by_base.get(base), len(plans(config, base))
+        if sheet is None:
+            lines.append(f"Incomplete: base {base} has not been run.")
+            continue
+        if len(sheet.entries) < planned:
+            lines.append(f"Incomplete: {len(sheet.entries)} of {planned} models of base {base} were there.")
+        other = sorted(key for key, version in today.items() if sheet.versions.get(key) != version)
+        if other:
+            lines.append(f"Base {base} was scored by other code than today's, or not at all, in: {', '.join(other)}.")
+    return lines
 
 
 def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

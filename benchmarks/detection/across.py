@@ -1,6 +1,6 @@
 """What a gate is worth on a base, and against a family, that it was not chosen on: a forecast from the development bases alone.
 
-    python -m benchmarks.detection.across badnet-cnn-mnist --work detection-work
+    python -m benchmarks.detection.across badnet-cnn-mnist
 
 For each development base and each family in turn, a gate is chosen on the other bases without that family (and without the probes that come near its
 trigger), and judged on this base against this family. Writes docs/results/detection-across-CONFIG.md. It forecasts what the final bases
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from benchmarks.detection.config import Config, Family
-from benchmarks.detection.development import arguments, development
+from benchmarks.detection.development import arguments, development, told
 from benchmarks.detection.gates import Choice, Chooser, deciding
 from benchmarks.detection.judge import Base, Figures, Group, figures, judge
 from benchmarks.detection.scores import without
@@ -26,7 +26,7 @@ Gate = Callable[[int, Family], Choice]
 def main() -> None:
     given = arguments(__doc__)
     config = Config.load(given.config)
-    bases = development(config, given.work / config.name)
+    bases = development(config, given.out)
     detectors = deciding(bases[0].calibration[0])
     choosers = [Chooser([b for b in bases if b is not base], detectors) for base in bases]
 
@@ -85,4 +85,4 @@ def _row(name: str, groups: Sequence[Group]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

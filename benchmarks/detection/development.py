@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.detection.config import Config
 from benchmarks.detection.judge import Base
-from benchmarks.detection.plans import plans
-from benchmarks.detection.report import table
-from benchmarks.detection.zoo import Zoo
+from benchmarks.detection.sheets import Sheet, path_of
+from common.errors import ConfigurationError, PortierError
 
 
-def development(config: Config, root: Path) -> Sequence[Base]:
-    """With the scores that the benchmark last gave them. root: of the models and scores of this configuration."""
-    zoo = Zoo(config, root)
-    records, scores = {}, {}
-    for base in config.development:
-        for plan in plans(config, base):
-            record, path = zoo.record(plan), zoo.scores_path(plan)
-            if record is not None and path.exists():
-                records[plan], scores[plan] = record, json.loads(path.read_text("utf-8"))
-    return table(config.development, records, scores).bases
+def development(config: Config, results: Path) -> Sequence[Base]:
+    """From their sheets in this folder of results. Raises ConfigurationError where there is none."""
+    read = (Sheet.read(path_of(results, config, base), config, base) for base in config.development)
+    sheets = [sheet for sheet in read if sheet is not None]
+    if not sheets:
+        raise ConfigurationError(
+            f"no development base of {config.name} has been scored",
+            hint=f"python -m benchmarks.detection {config.name} --bases development --stage score",
+        )
+    return [sheet.judged() for sheet in sheets]
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """config, work, out: the command line of who looks at these bases alone."""
+    """config, out: the command line of who looks at these bases alone."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="one of benchmarks/detection/configs, by name or path")
     parser.add_argument(
-        "--work", type=Path, default=Path("detection-work"), help="where the benchmark keeps its models"
+        "--out",
+        type=Path,
+        default=Path("docs/results"),
+        help="folder of the scores, and of the page (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
     return parser.parse_args()
+
+
+def told(main: Callable[[], None]) -> None:
+    """Run it; an error that names its cause ends the process with that, and its own exit code."""
+    try:
+        main()
+    except PortierError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

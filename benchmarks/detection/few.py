@@ -1,6 +1,6 @@
 """What a gate of few references is worth: an owner's default is 19 that fit and 19 that calibrate, the benchmark's 33 and 99.
 
-    python -m benchmarks.detection.few badnet-cnn-mnist --work detection-work
+    python -m benchmarks.detection.few badnet-cnn-mnist
 
 From the references of the development bases, as `benchmarks.detection` has scored them, so many are drawn again and again; the detectors
 are those of the preset `standard`. Writes docs/results/detection-few.md. No final base is looked at, no model trained or scored.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, pstdev
 
 from benchmarks.detection.config import Config
-from benchmarks.detection.development import arguments, development
+from benchmarks.detection.development import arguments, development, told
 from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Base, judge
 from benchmarks.records import hardware
@@ -39,7 +39,7 @@ class Outcome:
 def main() -> None:
     given = arguments(__doc__)
     config = Config.load(given.config)
-    bases = development(config, given.work / config.name)
+    bases = development(config, given.out)
     models = sum(len(base.honest) + len(base.attacked) for base in bases)
     lines = [
         "# Gates of few references",
@@ -89,4 +89,4 @@ def spread(shares: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

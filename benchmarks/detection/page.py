@@ -14,7 +14,7 @@ from benchmarks.detection.config import Config
 from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Group
 from benchmarks.detection.metrics import Rate
-from benchmarks.detection.report import Stratum
+from benchmarks.detection.report import PRESET_GATE, Stratum
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -30,15 +30,16 @@ def page(
     strata: Sequence[Stratum],
     *,
     judged: Sequence[int],
+    chosen_on: Sequence[int],
     command: str,
     hardware: str,
     plots: Sequence[tuple[str, str]],
 ) -> str:
-    """Markdown. judged: final bases. plots: title and file name of each."""
+    """Markdown. judged: final bases. chosen_on: development bases. plots: title and file name of each."""
     lines = [
         f"# Detection: {config.architecture} on {config.dataset}",
         "",
-        f"`{command}`, on {hardware}. Final base {_listed(judged)}; choices were made on base {_listed(config.development)} alone, "
+        f"`{command}`, on {hardware}. Final base {_listed(judged)}; choices were made on base {_listed(chosen_on)} alone, "
         "for each family without its models, and without the probes that come near its trigger. Rates over models. A gate's TPR and realised "
         "false-positive rate are at its own nominal level, from conformal p-values over the calibration references of the same base, all of which pass utility, "
         "as the honest models do that they are compared with; *oracle* is "
@@ -75,6 +76,13 @@ def page(
                 for r in rows
                 if r["detector"] == "gate, its probes kept" and r["population"] == "effective-passing-utility"
             ],
+            _family,
+        ),
+        "",
+        "## The preset as it ships, without the family's probes",
+        "",
+        *_table(
+            [r for r in rows if r["detector"] == PRESET_GATE and r["population"] == "effective-passing-utility"],
             _family,
         ),
         "",

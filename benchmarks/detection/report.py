@@ -9,16 +9,19 @@ from typing import Any
 
 from benchmarks.detection.config import Config, Family
 from benchmarks.detection.gates import Choice, Chooser, alone, by_equation_4, deciding
-from benchmarks.detection.judge import POPULATIONS, Base, Figures, Fit, Group, Model, figures, judge
+from benchmarks.detection.judge import POPULATIONS, Base, Figures, Fit, Group, figures, judge
 from benchmarks.detection.metrics import Rate
-from benchmarks.detection.plans import Plan
 from benchmarks.detection.scores import BANK, without
+from benchmarks.detection.sheets import Sheet
+from owner.choices import PRESETS, STANDARD
 from owner.detectors import ESCALATION
 from owner.detectors.combination import detector_of
 
 Row = dict[str, Any]
 COMPARED = {"maximum-margin": "maximum margin", "trigger-inversion": "trigger inversion alone"}
 """What the escalation tier's detectors are called beside the gate."""
+PRESET_GATE = f"gate of the preset `{STANDARD}`"
+"""As an owner gets it by default, without the probes of the family it is judged on; the preset was chosen with every family at hand."""
 
 
 @dataclass(frozen=True)
@@ -29,57 +32,10 @@ class Table:
     owners: Mapping[int, Mapping[str, float]]
 
 
-def table(
-    bases: Iterable[int], records: Mapping[Plan, Mapping[str, Any]], scores: Mapping[Plan, Mapping[str, Any]]
-) -> Table:
-    """Models by base; those whose training failed gave nothing back and are left out."""
-    made = [plan for plan, record in records.items() if "failed" not in record and plan in scores]
-    found: list[Base] = []
-    owners: dict[int, Mapping[str, float]] = {}
-    for base in bases:
-        mine = [plan for plan in made if plan.base == base]
-
-        def of(role: str, mine: Sequence[Plan] = mine) -> list[Plan]:
-            return [plan for plan in mine if plan.role == role]
-
-        found.append(
-            Base(
-                base,
-                [merged(scores[plan]) for plan in of("fitting")],
-                [merged(scores[plan]) for plan in of("calibration")],
-                [_model(plan, records[plan], scores[plan]) for plan in of("honest")],
-                [_model(plan, records[plan], scores[plan]) for plan in of("attacked")],
-            )
-        )
-        for plan in of("owner"):
-            owners[base] = merged(scores[plan])
-    return Table(tuple(found), owners)
-
-
-def merged(columns: Mapping[str, Any]) -> dict[str, float]:
-    """All measures of one model; those of a reduced probe bank under `<column>|<measure>`."""
-    found: dict[str, float] = {}
-    for key, column in columns.items():
-        prefix = f"{key}|" if key.startswith(BANK) and key != BANK else ""
-        found |= {prefix + name: float(value) for name, value in column["measures"].items()}
-    return found
-
-
-def stratum(data: Mapping[str, Any]) -> str:
-    """The first of these that an honest contributor is: other device, noisy labels, frozen layer, other optimiser, strong or
-    mild skew, none of it."""
-    if data.get("corruption"):
-        return "other device"
-    if data.get("wrong_labels"):
-        return "label noise"
-    if data["options"]["frozen_layers"]:
-        return "frozen layer"
-    if data["options"]["optimiser"] != "sgd":
-        return "other optimiser"
-    alpha = data.get("alpha")
-    if alpha is None:
-        return "as the pool"
-    return "strong skew (alpha < 0.5)" if alpha < 0.5 else "mild skew"
+def table(sheets: Iterable[Sheet]) -> Table:
+    known = list(sheets)
+    owners = {sheet.base: found for sheet in known if (found := sheet.owner()) is not None}
+    return Table(tuple(sheet.judged() for sheet in known), owners)
 
 
 def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], dict[str, Choice]]:
@@ -97,16 +53,21 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
     chosen = {"": chooser.choose()}
     pooled: list[Group] = []
     pooled_with: list[Group] = []
+    pooled_preset: list[Group] = []
     for family in config.families:
         choice = chooser.choose(leave_out=family.name, bank=without(family.probes))
         chosen[family.name] = choice
         reduced = [_group(base, choice.fit, family) for base in final.bases]
         whole = [_group(base, dataclasses.replace(choice, bank=BANK).fit, family) for base in final.bases]
-        pooled, pooled_with = pooled + reduced, pooled_with + whole
+        preset = Choice("detectors", deciding(PRESETS[STANDARD]), True, without(family.probes))
+        shipped = [_group(base, preset.fit, family) for base in final.bases]
+        pooled, pooled_with, pooled_preset = pooled + reduced, pooled_with + whole, pooled_preset + shipped
         found += _rows(config, "gate", family.name, reduced, held_out=True)
         found += _rows(config, "gate, its probes kept", family.name, whole, held_out=True)
+        found += _rows(config, PRESET_GATE, family.name, shipped, held_out=False)
     found += _rows(config, "gate", "all", pooled, held_out=True)
     found += _rows(config, "gate, its probes kept", "all", pooled_with, held_out=True)
+    found += _rows(config, PRESET_GATE, "all", pooled_preset, held_out=False)
     found += _rows(config, "gate or utility", "all", pooled, held_out=True, whole_gate=True)
     final_choice = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
     found += _rows(config, "gate", "all", final_choice, held_out=False)
@@ -209,15 +170,3 @@ def _equation_4(config: Config, final: Table) -> list[Row]:
             }
         )
     return found
-
-
-def _model(plan: Plan, record: Mapping[str, Any], columns: Mapping[str, Any]) -> Model:
-    return Model(
-        plan.base,
-        plan.name,
-        plan.family,
-        record["report"]["attack_effective"],
-        record["passes_utility"],
-        merged(columns),
-        stratum(record["data"]) if plan.family is None else "",
-    )

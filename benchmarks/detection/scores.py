@@ -124,7 +124,7 @@ class Scorer:
         self.versions = {column.key: column.version for column in self.columns}
 
     def score(self, plan: Plan, slow: Slow) -> dict[str, Any]:
-        """Columns by key, those that are stored and current as they are, the others made now."""
+        """Columns by key, those that are stored and current as they are, those that are asked for and not there made now."""
         path = self.zoo.scores_path(plan)
         stored: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         wanted = {key: self.versions[key] for key in self.versions if key not in ESCALATION or key in slow.of(plan)}
@@ -138,7 +138,7 @@ class Scorer:
                 stored[key] = {"version": self.versions[key], "measures": measures, "seconds": seconds}
             ensure_directory(path.parent)
             write_atomically(path, json.dumps(stored).encode())
-        return {key: stored[key] for key in wanted}
+        return {key: column for key, column in stored.items() if column["version"] == self.versions.get(key)}
 
     def _measures(self, detector: Detector, evidence: Evidence) -> Measures:
         found = measures_of(detector, evidence)

@@ -58,6 +58,12 @@ def compare(
     out: Annotated[Path, typer.Option(help="Where federated.md, federated.json and the plots go.")] = Path(
         "docs/results"
     ),
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Take over the records of a published federated.json. Can be given many times."
+        ),
+    ] = None,
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time. Default: one per core.", show_default=False)
     ] = None,
@@ -92,6 +98,10 @@ def compare(
         from owner.federated.compare import check_cells  # noqa: PLC0415
 
         check_cells(comparison.cells)
+    for numbers in merge or ():
+        from owner.compare.report import take_over  # noqa: PLC0415
+
+        errors.print(f"{take_over(comparison, numbers, work)} records taken over from {numbers}", soft_wrap=True)
     if plan:
         _plan(comparison, work, parallel or _cores(), as_json=as_json)
         return

@@ -7,19 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import ensure_directory, write_atomically
+from common.errors import StorageError
+from common.files import ensure_directory, read_bounded, write_atomically
 from owner.compare.configuration import Block, Comparison
 from owner.compare.poisoned import OnData, about_poisoned, read_poisoned
 from owner.compare.scenes import DEFAULTS, Record, scenes_of
 from owner.compare.tables import NO_DEFENCE, marks, reasons, table_4, table_measures, table_methods, table_scenes
-from owner.federated.compare import read_record
+from owner.federated.compare import is_record, read_record, write_record
 
 FORMAT = 1
 PAGE, NUMBERS, FIGURES = "federated.md", "federated.json", "federated-"
 CAE = "cae.json"
 """What `python -m benchmarks.cae` writes, looked for beside the page."""
 
+_LIMIT = 256 << 20
 _ROUND = ("number", "accuracy", "attack_success", "seconds", "threshold", "kept_model", "note")
+_OUTCOMES = ("kept", "dropped", "failed")
 _SUBMISSION = ("attacks", "own_accuracy", "own_attack_success", "p_value", "own_rule_drops")
 _GUIDE = "How it is measured, and how to run it: [compare.md](../compare.md)."
 
@@ -28,6 +31,27 @@ def read_records(comparison: Comparison, directory: Path) -> dict[str, Record]:
     """Those of the comparison's cells that were tried, by name of the cell. Raises StorageError for a damaged one."""
     found = {cell.name: read_record(directory, cell, failed=True) for cell in comparison.cells}
     return {name: record for name, record in found.items() if record is not None}
+
+
+def take_over(comparison: Comparison, numbers: Path, directory: Path) -> int:
+    """Writes the records of a published `federated.json` into a work folder, of those cells of the comparison that it lacks; returns how
+    many those were. Cells that failed are left to be run again.
+
+    Raises StorageError for what is no such file.
+    """
+    try:
+        published = json.loads(read_bounded(numbers, _LIMIT))
+        records = {record["cell"]: record for record in published["records"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise StorageError(f"{numbers} holds no published records: {error!r}", hint="name a federated.json") from error
+    ensure_directory(directory)
+    taken = 0
+    for cell in {cell.name: cell for cell in comparison.cells}.values():
+        record = records.get(cell.name)
+        if record is not None and is_record(record, ("done", "n/a")) and read_record(directory, cell) is None:
+            write_record(directory, cell, {key: value for key, value in record.items() if key != "cell"})
+            taken += 1
+    return taken
 
 
 def write_report(
@@ -74,9 +98,11 @@ def _slim(record: Record) -> dict[str, Any]:
     result = {key: value for key, value in record["result"].items() if key not in ("rounds", "config")}
     rounds = []
     for one in record["result"]["rounds"]:
-        outcomes = [client["outcome"] for client in one["clients"]]
-        counts = {outcome: outcomes.count(outcome) for outcome in ("kept", "dropped", "failed")}
-        rounds.append({key: one[key] for key in (*_ROUND, *_SUBMISSION) if key in one} | counts)
+        kept = {key: one[key] for key in (*_ROUND, *_SUBMISSION, *_OUTCOMES) if key in one}
+        if "clients" in one:  # what was taken over from published numbers has the counts alone
+            outcomes = [client["outcome"] for client in one["clients"]]
+            kept |= {outcome: outcomes.count(outcome) for outcome in _OUTCOMES}
+        rounds.append(kept)
     return {**record, "result": {**result, "rounds": rounds}}
 
 

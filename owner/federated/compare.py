@@ -88,7 +88,7 @@ def run_grid(
     with progress_bar("cells", count, shown=progress, done=count - len(todo)) as advance:
 
         def keep(cell: Cell, record: dict[str, Any]) -> None:
-            write_atomically(directory / f"{cell.name}.json", json.dumps(record, allow_nan=False, indent=1).encode())
+            write_record(directory, cell, record)
             found[cell.name] = record
             advance(1, str(record["status"]))
             on_record(record)
@@ -171,9 +171,17 @@ def read_record(directory: Path, cell: Cell, *, failed: bool = False) -> dict[st
         return None
     except (OSError, ValueError) as error:
         raise StorageError(f"the record {path} cannot be read: {error}", hint="delete it, and run again") from None
-    wanted = ("done", "n/a", "failed") if failed else ("done", "n/a")
-    usable = isinstance(record, dict) and record.get("format") == FORMAT and record.get("status") in wanted
-    return record if usable else None
+    return record if is_record(record, ("done", "n/a", "failed") if failed else ("done", "n/a")) else None
+
+
+def is_record(found: object, statuses: Sequence[str]) -> bool:
+    """Whether this is a record of today's format, of one of these statuses."""
+    return isinstance(found, dict) and found.get("format") == FORMAT and found.get("status") in statuses
+
+
+def write_record(directory: Path, cell: Cell, record: Mapping[str, Any]) -> None:
+    """Raises StorageError."""
+    write_atomically(directory / f"{cell.name}.json", json.dumps(record, allow_nan=False, indent=1).encode())
 
 
 def summarise(records: Sequence[Mapping[str, Any]], *, over: str = "seed") -> list[dict[str, Any]]:

@@ -63,7 +63,10 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Where paper.md, paper.json and the figures go.")] = Path("docs/results"),
     merge: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Take over the records of another work folder. Can be given many times."),
+        typer.Option(
+            metavar="PATH",
+            help="Take over the records of another work folder, or of a published paper.json. Can be given many times.",
+        ),
     ] = None,
     stop_after: Annotated[
         float | None,
@@ -269,10 +272,11 @@ def show_plan(console: Console, runner: Runner, steps: list[Step]) -> None:
 
 
 def _merge(console: Console, folder: Work, others: list[Path] | tuple[()]) -> None:
-    from owner.reproduce.records import Work  # noqa: PLC0415
+    from owner.reproduce.records import Published, Work  # noqa: PLC0415
 
     for other in others:
-        console.print(f"{folder.merge(Work(other))} records taken over from {other}", highlight=False, soft_wrap=True)
+        source = Published(other) if other.is_file() else Work(other)
+        console.print(f"{folder.merge(source)} records taken over from {other}", highlight=False, soft_wrap=True)
 
 
 def _report(console: Console, folder: Work, out: Path) -> None:

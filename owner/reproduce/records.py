@@ -1,6 +1,7 @@
 """The work folder: one JSON record a step, `<architecture>/seed-<n>/<step>.json`, its weights beside it.
 
-Records alone make the report, so that those of several machines are merged by bringing them together in one folder.
+Records alone make the report, so that those of several machines are merged by bringing them together in one folder; and the numbers
+that a report leaves are records again, so that work goes on from what was published.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ class Work:
                     found[step] = self._record(step)
         return found
 
-    def merge(self, other: Work) -> int:
-        """Takes over the records of another folder that are not here yet; returns how many those were.
+    def merge(self, other: Work | Published) -> int:
+        """Takes over the records from elsewhere that are not here yet; returns how many those were.
 
         Raises ConfigurationError where its settings are others, StorageError.
         """
@@ -144,6 +145,33 @@ class Work:
 
     def _spent_path(self, step: Step) -> Path:
         return self.folder(step) / f"{step.name}.spent"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The records in a `paper.json`: all but weights, and the pictures of attacked images."""
+
+    path: Path
+
+    def settings(self) -> Settings:
+        """Raises StorageError for what is no such file."""
+        return Settings.from_json(self._part("settings", dict))
+
+    def records(self) -> dict[Step, Record]:
+        """Raises StorageError."""
+        found = {}
+        for record in self._part("records", list):
+            try:
+                found[Step(str(record["architecture"]), int(record["seed"]), str(record["step"]))] = record
+            except (KeyError, TypeError, ValueError) as error:
+                raise StorageError(f"{self.path} holds a record without architecture, seed and step") from error
+        return found
+
+    def _part(self, name: str, kind: type) -> Any:
+        found = _read(self.path).get(name)
+        if not isinstance(found, kind):
+            raise StorageError(f"{self.path} has no {name}", hint="name a paper.json or a work folder")
+        return found
 
 
 def _read(path: Path) -> Record:

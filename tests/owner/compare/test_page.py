@@ -13,7 +13,7 @@ import pytest
 from common.errors import StorageError
 from owner.compare.configuration import Comparison, PoisonedData
 from owner.compare.poisoned import read_poisoned
-from owner.compare.report import markdown, numbers_of, read_records, write_report
+from owner.compare.report import markdown, numbers_of, read_records, take_over, write_report
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +194,24 @@ def test_curves_over_rounds_are_drawn_a_figure_a_data_set_and_model(
     assert [name.rsplit("-", 1)[1] for name in names["in rounds"]] == ["accuracy.png", "success.png"]
     assert names["one at a time"] == []
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names["in rounds"])
+
+
+def test_work_goes_on_from_published_numbers(comparison: Comparison, records: dict[str, Any], tmp_path: Path) -> None:
+    """A cell that failed is left to be run again; nothing that is there already is overwritten; the page is the same."""
+    failed, *_ = records
+    others = {**records, failed: {**records[failed], "status": "failed", "reason": "the disk is full", "result": {}}}
+    page, numbers = write_report(comparison, records, tmp_path / "out", command="compare", figures={})
+    (tmp_path / "failed.json").write_text(numbers_of(comparison, others, command="compare"))
+    assert take_over(comparison, tmp_path / "failed.json", tmp_path / "runs") == len(records) - 1
+    assert take_over(comparison, numbers, tmp_path / "runs") == 1
+    assert take_over(comparison, numbers, tmp_path / "runs") == 0
+    taken = read_records(comparison, tmp_path / "runs")
+    again = write_report(comparison, taken, tmp_path / "again", command="compare", figures={})
+    assert [path.read_text() for path in again] == [page.read_text(), numbers.read_text()]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"records": [1]}', '{"records": [{}]}'])
+def test_what_is_no_published_numbers_is_refused(text: str, comparison: Comparison, tmp_path: Path) -> None:
+    (tmp_path / "numbers.json").write_text(text)
+    with pytest.raises(StorageError, match="no published records"):
+        take_over(comparison, tmp_path / "numbers.json", tmp_path / "runs")

@@ -14,7 +14,8 @@ import torch
 
 from common.devices import Compute
 from common.errors import ConfigurationError, ModelError, StorageError, WorkspaceError
-from owner.reproduce.records import Work
+from owner.reproduce.drawings import draw_all
+from owner.reproduce.records import Published, Work
 from owner.reproduce.report import raw, write_report
 from owner.reproduce.runner import Runner
 from owner.reproduce.settings import RECIPES, Settings
@@ -212,6 +213,40 @@ def test_a_record_in_the_place_of_another_steps_is_named(make_runner: MakeRunner
     runner.work.record_path(TABLES[1]).write_bytes(runner.work.record_path(TABLES[0]).read_bytes())
     with pytest.raises(StorageError, match=r"honest\.json is the record of another step: cnn seed 0 genuine"):
         Work(tmp_path / "here").merge(runner.work)
+
+
+def test_work_goes_on_from_published_numbers(finished: Runner, make_runner: MakeRunner, tmp_path: Path) -> None:
+    """Everything but the pictures of attacked images comes back; where all steps of a seed are there, none is run again."""
+    records = finished.work.records()
+    _, numbers = write_report(records, finished.work.settings(), tmp_path / "out", command="reproduce")
+    runner = make_runner(tmp_path / "here")
+    assert runner.work.merge(Published(numbers)) == len(records)
+    assert runner.work.merge(Published(numbers)) == 0
+    assert runner.pending(TABLES) == []
+    again = write_report(runner.work.records(), runner.work.settings(), tmp_path / "again", command="reproduce")
+    assert [path.read_text() for path in again] == [
+        path.read_text() for path in (tmp_path / "out" / "paper.md", numbers)
+    ]
+    figures = {path.name for path in draw_all(runner.work.records(), runner.work.settings(), tmp_path / "again")}
+    assert "paper-histograms-cnn.png" in figures
+    assert "paper-examples.png" not in figures
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "is no record of format"),
+        ("{", "is no record"),
+        ('{"format": 1}', "has no settings"),
+        ('{"format": 1, "settings": {}, "records": {}}', "has no records"),
+        ('{"format": 1, "settings": {}, "records": [{"seed": 0}]}', "without architecture"),
+    ],
+)
+def test_what_is_no_published_numbers_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "paper.json").write_text(text)
+    published = Published(tmp_path / "paper.json")
+    with pytest.raises(StorageError, match=says):
+        (published.settings if "no settings" in says else published.records)()
 
 
 def test_records_of_another_machine_are_taken_over_and_its_weights_made_anew(

@@ -15,6 +15,7 @@ from benchmarks.detection.config import Config, Family
 from benchmarks.detection.development import arguments, development, told
 from benchmarks.detection.gates import Choice, Chooser, deciding
 from benchmarks.detection.judge import Base, Figures, Group, figures, judge
+from benchmarks.detection.page import percent_of
 from benchmarks.detection.scores import without
 from benchmarks.records import hardware
 from owner.choices import PRESETS, STANDARD
@@ -77,11 +78,8 @@ def _table(groups: dict[Family, list[Group]]) -> list[str]:
 
 def _row(name: str, groups: Sequence[Group]) -> str:
     shown: Figures = figures(groups, "effective-passing-utility", intervals=False)
-    rates = [*shown.tpr.values(), *shown.fpr.values()]
-    cells = [
-        f"{100 * (one.value or 0):.0f} % ({100 * one.interval[0]:.0f}, {100 * one.interval[1]:.0f})" for one in rates
-    ]
-    return f"| {name} | {shown.n_honest} / {shown.n_attacked} | {shown.auroc:.3f} | {' | '.join(cells)} |"
+    rates = (percent_of(one.value, one.interval) for one in (*shown.tpr.values(), *shown.fpr.values()))
+    return f"| {name} | {shown.n_honest} / {shown.n_attacked} | {shown.auroc:.3f} | {' | '.join(rates)} |"
 
 
 if __name__ == "__main__":

@@ -216,8 +216,8 @@ def _table(rows: Sequence[Row], title: Callable[[Row], str]) -> list[str]:
     for row in rows:
         if "tpr" in row:
             true, false = (
-                _percent(row["tpr"], row["ci"]["tpr"]),
-                _percent(row["realised_fpr"], row["ci"]["realised_fpr"]),
+                percent_of(row["tpr"], row["ci"]["tpr"]),
+                percent_of(row["realised_fpr"], row["ci"]["realised_fpr"]),
             )
             lines.append(
                 f"| {title(row)} | {row['n_honest']} / {row['n_attacked']} | - | {true} (no level) | - | {false} (no level) | - | - | - |"
@@ -230,23 +230,24 @@ def _table(rows: Sequence[Row], title: Callable[[Row], str]) -> list[str]:
             if row["auroc"] is None
             else f"{row['auroc']:.3f}" + (f" ({ci['auroc'][0]:.3f}, {ci['auroc'][1]:.3f})" if ci["auroc"] else ""),
             *(
-                _percent(row[key], ci[key])
+                percent_of(row[key], ci[key])
                 for key in ("tpr_at_5", "tpr_at_1", "realised_fpr_at_5", "realised_fpr_at_1")
             ),
-            *(_percent(row[key], None) for key in ("oracle_tpr_at_5", "oracle_tpr_at_1")),
+            *(percent_of(row[key], None) for key in ("oracle_tpr_at_5", "oracle_tpr_at_1")),
         ]
         lines.append(f"| {title(row)} | " + " | ".join(cells) + " |")
     return lines
 
 
-def _percent(value: float | None, interval: Sequence[float] | None) -> str:
+def percent_of(value: float | None, interval: Sequence[float] | None) -> str:
+    """ "not resolvable" where there is no value: too few models, or references."""
     if value is None:
         return "not resolvable"
     return f"{100 * value:.0f} %" + (f" ({100 * interval[0]:.0f}, {100 * interval[1]:.0f})" if interval else "")
 
 
 def _rate(found: Rate) -> str:
-    return f"{found.hits} of {found.n}, " + _percent(found.value, found.interval)
+    return f"{found.hits} of {found.n}, " + percent_of(found.value, found.interval)
 
 
 def _listed(numbers: Sequence[int]) -> str:

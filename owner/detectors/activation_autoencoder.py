@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
 from owner.detectors.base import DetectorState, Evidence
+from owner.detectors.comparison import class_sums, per_class
 from owner.detectors.sums import squared_distances
 
 Scaling = Literal["none", "scalar", "feature"]
@@ -112,9 +113,7 @@ class ActivationAutoEncoder:
     def explain(self, evidence: Evidence) -> dict[str, Any]:
         """E_MSE, the spread of e_i, and its mean per class (None for a class without images)."""
         errors = self.image_scores(evidence)
-        classes = evidence.logits.shape[1]
-        counts = torch.bincount(evidence.labels, minlength=classes)
-        sums = torch.zeros(classes, dtype=errors.dtype).index_add_(0, evidence.labels, errors)
+        sums, counts = class_sums(errors, evidence.labels, evidence.logits.shape[1])
         low, middle, high = (float(v) for v in torch.quantile(errors, errors.new_tensor([0.05, 0.5, 0.95])))
         return {
             "e_mse": float(errors.mean()),
@@ -122,7 +121,7 @@ class ActivationAutoEncoder:
             "p05": low,
             "median": middle,
             "p95": high,
-            "per_class": [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)],
+            "per_class": per_class(sums / counts.clamp(min=1), counts),
         }
 
     def state(self) -> DetectorState:

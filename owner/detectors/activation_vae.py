@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from common.errors import ConfigurationError, GuardError
 from owner.detectors.activation_autoencoder import check_learnable
 from owner.detectors.base import DetectorState, Evidence
+from owner.detectors.comparison import class_sums, per_class
 from owner.detectors.geometric_median import geometric_median
 from owner.detectors.sums import squared_distances
 from owner.detectors.variational import Variational
@@ -126,13 +127,11 @@ class _VariationalDetector(Generic[Options]):
     def explain(self, evidence: Evidence) -> dict[str, Any]:
         """Mean, spread, and the mean per class (None for a class without images)."""
         errors = self.image_scores(evidence)
-        classes = evidence.logits.shape[1]
-        counts = torch.bincount(evidence.labels, minlength=classes)
-        sums = torch.zeros(classes, dtype=errors.dtype).index_add_(0, evidence.labels, errors)
+        sums, counts = class_sums(errors, evidence.labels, evidence.logits.shape[1])
         return {
             "mean": float(errors.mean()),
             "std": float(errors.std(correction=0)),
-            "per_class": [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)],
+            "per_class": per_class(sums / counts.clamp(min=1), counts),
         }
 
     def state(self) -> DetectorState:

@@ -18,7 +18,7 @@ from owner.detectors.weights import update
 
 
 class Extrapolation(ReleaseComparison):
-    """The model M_f = M + f (M_a - M), f > 1, on clean images and on noise: ours.
+    """The model M_f = M + f (M_a - M), f >= 1, on clean images and on noise: ours.
 
     Fine-tuning moves a model almost linearly, and what an honest one learns of many classes balances. A backdoor is one direction:
     taken f times it shows without its trigger, on clean images and on noise, as one class that takes over; a flip as one class that
@@ -33,7 +33,7 @@ class Extrapolation(ReleaseComparison):
     that is not finite so far along scores infinity.
 
     factors: f. images: clean ones, evenly over classes. noise: how many inputs of `probes.off_distribution`. seed: of both.
-    Raises ConfigurationError for factors that are equal or not above 1, and where there is nothing to look at.
+    Raises ConfigurationError for factors that are equal or below 1, and where there is nothing to look at.
     """
 
     name = "extrapolation"
@@ -43,11 +43,7 @@ class Extrapolation(ReleaseComparison):
     def __init__(
         self, *, factors: Sequence[float] = (2.0, 4.0), images: int = 200, noise: int = 96, seed: int = 0
     ) -> None:
-        self.factors = tuple(float(factor) for factor in factors)
-        if not self.factors or len(set(self.factors)) < len(self.factors):
-            raise ConfigurationError(f"extrapolation needs factors that differ, not {list(factors)}")
-        if not all(1 < factor < math.inf for factor in self.factors):
-            raise ConfigurationError(f"factors must be finite and above 1, not {list(factors)}")
+        self.factors = checked_factors(self.name, factors)
         if images < 1 or noise < 3:
             raise ConfigurationError(f"extrapolation needs an image and 3 inputs of noise, not {images} and {noise}")
         self.images, self.noise, self.seed = images, noise, seed
@@ -78,6 +74,20 @@ class Extrapolation(ReleaseComparison):
             details |= {measure + suffix: value for measure, value in classes.items()}
         (target,), (source, aim) = details["logit"], details["cell"]
         return Comparison(measures, {"source": source if aim == target else None, "target": target, "classes": details})
+
+
+def checked_factors(detector: str, factors: Sequence[float]) -> tuple[float, ...]:
+    """f of a detector that looks at M + f (M_a - M). Raises ConfigurationError for none, equal ones, and ones below 1 or not finite.
+
+    >>> checked_factors("extrapolation", [2, 4])
+    (2.0, 4.0)
+    """
+    found = tuple(float(factor) for factor in factors)
+    if not found or len(set(found)) < len(found):
+        raise ConfigurationError(f"{detector} needs factors that differ, not {list(factors)}")
+    if not all(1 <= factor < math.inf for factor in found):
+        raise ConfigurationError(f"factors must be finite and at least 1, not {list(factors)}")
+    return found
 
 
 def extrapolated(evidence: Evidence, release: Evidence, factor: float) -> dict[str, Tensor]:

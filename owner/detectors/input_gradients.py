@@ -17,7 +17,7 @@ from common.examples import as_model_inputs
 from common.forward import evaluating, forward, in_memory_format
 from owner.detectors.base import DetectorState, Evidence
 from owner.detectors.comparison import Comparison, ReleaseComparison
-from owner.detectors.extrapolation import extrapolated
+from owner.detectors.extrapolation import checked_factors, extrapolated
 from owner.detectors.selection import chosen_images, require_inputs
 
 MOST_CLASSES = 200
@@ -44,11 +44,7 @@ class InputGradientDrift(ReleaseComparison):
     reads_weights = True
 
     def __init__(self, *, factors: Sequence[float] = (2.0, 4.0), images: int = 20, seed: int = 0) -> None:
-        self.factors = tuple(float(factor) for factor in factors)
-        if not self.factors or len(set(self.factors)) < len(self.factors):
-            raise ConfigurationError(f"input-gradient-drift needs factors that differ, not {list(factors)}")
-        if not all(1 <= factor < math.inf for factor in self.factors):
-            raise ConfigurationError(f"factors must be finite and at least 1, not {list(factors)}")
+        self.factors = checked_factors(self.name, factors)
         if images < 1:
             raise ConfigurationError(f"input-gradient-drift needs an image, not {images}")
         self.images, self.seed = images, seed

@@ -100,7 +100,7 @@ def test_evidence_that_cannot_run_the_model_is_refused(small: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"factors": ()}, {"factors": (1,)}, {"factors": (2, 2)}, {"images": 0}, {"noise": 2}]
+    "wrong", [{"factors": ()}, {"factors": (0.5,)}, {"factors": (2, 2)}, {"images": 0}, {"noise": 2}]
 )
 def test_options_that_look_at_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=r"extrapolation|factors"):

@@ -27,13 +27,17 @@ export FLWR_TELEMETRY_ENABLED := 0
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	@touch $@ .venv/installed
 
+.venv/installed-simulation: .venv/installed-dev
+	$(BIN)/python -m pip install -q -e '.[dev,simulation]'
+	@touch $@
+
 demo: .venv/installed
 	$(BIN)/portier-owner simulate demo $(ARGS)
 
 test: .venv/installed-dev
 	$(if $(ARGS),$(BIN)/python -m pytest -q $(ARGS),$(BIN)/python -m tests.halves -q)
 
-slow: .venv/installed-dev
+slow: .venv/installed-simulation
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 check: .venv/installed-dev

@@ -200,6 +200,12 @@ class ResolutionError(GuardError):
     exit_code = 73
 
 
+class GuardRangeError(GuardError):
+    """The model has moved to where its guard's scores mean nothing."""
+
+    exit_code = 75
+
+
 class GuardNotReadyError(GuardError):
     """Nothing is wrong with the guard; what needs it is done later."""
 

@@ -21,7 +21,18 @@ CAE = "cae.json"
 """What `python -m benchmarks.cae` writes, looked for beside the page."""
 
 _LIMIT = 256 << 20
-_ROUND = ("number", "accuracy", "attack_success", "seconds", "threshold", "kept_model", "note")
+_ROUND = (
+    "number",
+    "accuracy",
+    "attack_success",
+    "seconds",
+    "vetting_seconds",
+    "guard_seconds",
+    "merging_seconds",
+    "threshold",
+    "kept_model",
+    "note",
+)
 _OUTCOMES = ("kept", "dropped", "failed")
 _SUBMISSION = ("attacks", "own_accuracy", "own_attack_success", "p_value", "own_rule_drops")
 _GUIDE = "How it is measured, and how to run it: [compare.md](../compare.md)."
@@ -154,7 +165,7 @@ def _table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Se
         *table_methods(),
         "",
         "Each line is the mean over those of the row's scenes (attacks, shares of attackers, partitions; in the block below) in which every "
-        "strategy of the line that serves the model has run. F1 is of dropping "
+        "strategy of the line that serves the model has run, and over the seeds that all of them have there. F1 is of dropping "
         "attackers, accuracy and attack success (ASR) are of the model that comes of it; n/a: the strategy cannot serve that model.",
         "",
         *table_4(comparison, records, poisoned),
@@ -189,7 +200,10 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
             "",
         ]
     lines += (
-        ["*No defence*: what `fedavg` came to in the scenes that the strategy of the line has figures of.", ""]
+        [
+            "*No defence*: what `fedavg` came to in the scenes, and with the seeds, that the strategy of the line has figures of.",
+            "",
+        ]
         if scenes.with_strategy(NO_DEFENCE)
         else []
     )

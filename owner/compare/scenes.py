@@ -49,6 +49,16 @@ class Group:
     def reason(self) -> str:
         return next((record["reason"] for record in self.records if record["status"] != "done"), "")
 
+    @property
+    def seeds(self) -> frozenset[int]:
+        """That are done."""
+        return frozenset(seed_of(record) for record in self.done)
+
+    def of_seeds(self, seeds: Iterable[int]) -> Group:
+        """With the records of these alone."""
+        wanted = set(seeds)
+        return Group(tuple(record for record in self.records if seed_of(record) in wanted), self.planned)
+
     def values(self, measure: str) -> list[float]:
         """Of the seeds that have it."""
         return [value for record in self.done if (value := measured(record, measure)) is not None]
@@ -69,10 +79,16 @@ class Scenes:
     def group(self, scene: str, variant: str) -> Group:
         return self.groups.get((scene, variant), Group((), 0))
 
-    def common(self, scenes: Sequence[str], variants: Sequence[str]) -> list[str]:
-        """Those of the scenes in which every variant has figures; a variant that has none in any of them does not count."""
+    def common(self, scenes: Sequence[str], variants: Sequence[str]) -> dict[str, frozenset[int]]:
+        """Those of the scenes in which every variant has figures of one seed at least, and of which seeds; a variant that has figures in
+        none of them does not count."""
         served = [variant for variant in variants if any(self.group(scene, variant).done for scene in scenes)]
-        return [scene for scene in scenes if all(self.group(scene, variant).done for variant in served)]
+        found = {}
+        for scene in scenes if served else ():
+            seeds = frozenset.intersection(*(self.group(scene, variant).seeds for variant in served))
+            if seeds:
+                found[scene] = seeds
+        return found
 
     def with_strategy(self, text: str) -> list[str]:
         """The variants of a strategy, as it is written in the configuration."""
@@ -104,7 +120,7 @@ def scenes_of(block: Block, records: Mapping[str, Record]) -> Scenes:
 
 def measured(record: Record, measure: str) -> float | None:
     """precision, recall, f1, auroc of dropping; own_rule_f1 ... of what the detector's own rule would drop; accuracy,
-    attack_success, own_attack_success, seconds_per_round as the result sums them up; fitting_seconds."""
+    attack_success, own_attack_success, seconds_per_round and guard_seconds_per_round as the result sums them up; fitting_seconds."""
     result = record["result"]
     if measure.startswith("own_rule_"):
         found = (result.get("own_rule") or {}).get(measure.removeprefix("own_rule_"))
@@ -115,16 +131,21 @@ def measured(record: Record, measure: str) -> float | None:
     return None if found is None else float(found)
 
 
+def seed_of(record: Record) -> int:
+    return int(record["values"].get("seed", 0))
+
+
 def over_seeds(groups: Sequence[Group], measure: str) -> list[float]:
-    """One value a seed: the mean over groups that have it. Only seeds that every group with figures has are comparable."""
-    by_seed: dict[int, list[float]] = {}
+    """One value a seed: the mean over those groups in which it is defined. Only seeds that every group with figures has are comparable;
+    where there is none, those that most have."""
+    by_seed: dict[int, list[float | None]] = {}
     for group in groups:
         for record in group.done:
-            value = measured(record, measure)
-            if value is not None:
-                by_seed.setdefault(record["values"].get("seed", 0), []).append(value)
+            by_seed.setdefault(seed_of(record), []).append(measured(record, measure))
     most = max((len(values) for values in by_seed.values()), default=0)
-    return [statistics.fmean(values) for _, values in sorted(by_seed.items()) if len(values) == most]
+    comparable = (values for _, values in sorted(by_seed.items()) if len(values) == most)
+    defined = ([value for value in values if value is not None] for values in comparable)
+    return [statistics.fmean(values) for values in defined if values]
 
 
 def _varying(values: Sequence[Mapping[str, Any]]) -> set[str]:

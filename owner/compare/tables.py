@@ -84,7 +84,7 @@ def table_methods() -> Lines:
 
 def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Sequence[OnData] = ()) -> Lines:
     """Who was tested where: a line a row of the paper's, setting, data set and model, of means over those of that row's scenes in which
-    every strategy of the line that has figures at all has one.
+    every strategy of the line that has figures at all has one, and over the seeds that all of them have there.
 
     poisoned: what the method that judges data came to, see `owner.compare.poisoned`.
     """
@@ -106,7 +106,11 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
             count = str(len(scenes)) if len(common) == len(scenes) else f"{len(common)} of {len(scenes)}"
             line = [block.row, setting, _marked(data, marked), model, count]
             for strategy, variants in zip(strategies, compared, strict=True):
-                groups = [found.group(scene, variant) for scene in common for variant in variants]
+                groups = [
+                    found.group(scene, variant).of_seeds(seeds)
+                    for scene, seeds in common.items()
+                    for variant in variants
+                ]
                 cells = _figures(groups) if variants else [UNDEFINED] * 3
                 line += cells[1:] if strategy == NO_DEFENCE else cells
             rows.append(line)
@@ -125,15 +129,16 @@ def table_measures(scenes: Scenes) -> Lines:
         head += ["no defence: accuracy %", "attack success %"]
     if incremental:
         head += ["attack success % of what attackers sent", "F1 by its own rule"]
-    head += [f"seconds a {'submission' if incremental else 'round'}", "scenes", "seeds"]
+    a_time = f"a {'submission' if incremental else 'round'}"
+    head += [f"seconds {a_time}", *([] if incremental else ["of them fitting and checking guards"]), "scenes", "seeds"]
     rows = []
     for variant in scenes.variants:
         groups = [scenes.groups[scene, variant] for scene in scenes.scenes if (scene, variant) in scenes.groups]
         same = [
-            scenes.group(scene, one)
+            scenes.group(scene, one).of_seeds(seeds)
             for one in undefended
             for scene in scenes.scenes
-            if scenes.group(scene, variant).done
+            if (seeds := scenes.group(scene, variant).seeds)
         ]
         title = scenes.variant_title(variant)
         if incremental and json.loads(variant)["strategy"].partition(":")[0] in DETECTORS:
@@ -150,6 +155,8 @@ def table_measures(scenes: Scenes) -> Lines:
             line.append(spread(over_seeds(groups, "own_attack_success"), percent=True))
             line.append(spread(over_seeds(groups, "own_rule_f1")))
         line.append(spread(over_seeds(groups, "seconds_per_round")))
+        if not incremental:
+            line.append(spread(over_seeds(groups, "guard_seconds_per_round")))
         served = [group for group in groups if group.done]
         rows.append([*line, f"{len(served)} of {len(groups)}", _seeds(groups)])
     return table(head, rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from common.errors import PortierError, StorageError, VacuousGateError
+from common.errors import GuardRangeError, PortierError, StorageError, VacuousGateError
 from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
 from owner.federated.config import FederationConfig
@@ -24,7 +24,7 @@ from owner.federated.lanes import company, memory_of, run_in_processes
 FORMAT = 2
 
 MEASURES = ("precision", "recall", "f1", "auroc")
-SUMMARY = ("accuracy", "attack_success", "own_attack_success", "seconds_per_round")
+SUMMARY = ("accuracy", "attack_success", "own_attack_success", "seconds_per_round", "guard_seconds_per_round")
 
 
 def check_cells(grid: Sequence[Cell]) -> None:
@@ -73,8 +73,8 @@ def run_grid(
     ray_address: of a running Ray cluster, on which the clients of every cell then run, whatever engine the grid names.
     deadline: of `time.monotonic()`; no cell begins after it.
 
-    A cell whose strategy cannot serve its model (the gate on logistic regression), or that cannot be configured, is recorded as
-    "n/a" with the reason; one that failed as "failed", and is tried again by the next run.
+    A cell whose strategy cannot serve its model (the gate on logistic regression), that cannot be configured, or whose guard is told to stay
+    and is left by the model, is recorded as "n/a" with the reason; one that failed as "failed", and is tried again by the next run.
     Raises PortierError where a worker process died, ConfigurationError where no Ray cluster answers, StorageError.
     """
     if ray_address:
@@ -140,7 +140,7 @@ def run_cell(cell: Cell, ray_address: str = "") -> dict[str, Any]:
     run: Callable[[FederationConfig], Any] = run_submissions if config.setting == "incremental" else run_federation
     try:
         result = run(config).to_json()
-    except VacuousGateError as error:
+    except (VacuousGateError, GuardRangeError) as error:  # it would come out so again
         return {**record, "reason": error.message}
     except PortierError as error:
         return {**record, "status": "failed", "reason": error.diagnostics()}

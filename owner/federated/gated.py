@@ -9,9 +9,11 @@ from typing import ClassVar, Literal
 
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import ConfigurationError, GuardError, GuardMismatchError, WeightsError
+from common.errors import ConfigurationError, GuardMismatchError, GuardRangeError, WeightsError
 from common.weights import Weights, check_layout, layout_of
 from owner.federated.logs import log
+from owner.federated.memory import memory
+from owner.federated.replies import MOST_SAMPLES
 from owner.federated.vetted import Judgement, VettedStrategy
 from owner.gatekeeper import Check, Decision, Gatekeeper, UtilityLimits, Verdict
 from owner.gatekeeper.guard_files import release_digest
@@ -26,9 +28,10 @@ class GatedStrategy(VettedStrategy):
     guard: a `Gatekeeper`, whose release the federation must start from (unless a new one may be fitted, see refresh); or a
         `GuardFitter` (any function from weights to a Gatekeeper), which fits one for the global model of the first round.
     refresh: what happens as the global model moves away from the guarded release.
-        never: the guard stays; once it would reject the global model itself, GuardError.
-        when-left: a new guard is fitted then.
-        n: a new guard is fitted every n rounds; GuardError where the global model leaves the range in between.
+        never: the guard stays; once it would reject the global model itself, GuardRangeError.
+        when-left: a new guard is fitted then, and before the guard of an earlier model would drop more than half of a round, which is
+            judged anew: replies carry how far the model has moved beside what clients did, and are the first to leave the range.
+        n: a new guard is fitted every n rounds; GuardRangeError where the global model leaves the range in between.
     refit: how a new guard is fitted; needed where `guard` is a Gatekeeper and refresh is not never.
     utility: limits of the utility check; None is the gatekeeper's own. Every reply is judged as if it alone were merged:
         where clients hold few classes each, `UtilityLimits(accuracy_drop=1, recall_drop=1)` leaves it to the detectors.
@@ -51,8 +54,9 @@ class GatedStrategy(VettedStrategy):
         refit: Fitter | None = None,
         utility: UtilityLimits | None = None,
         wait_seconds: float = 60.0,
+        most_samples: float = MOST_SAMPLES,
     ) -> None:
-        super().__init__(inner, wait_seconds=wait_seconds)
+        super().__init__(inner, wait_seconds=wait_seconds, most_samples=most_samples)
         is_guard = isinstance(guard, Gatekeeper)
         if not is_guard and not callable(guard):
             raise ConfigurationError(f"guard must be a Gatekeeper or a GuardFitter, not a {type(guard).__name__}")
@@ -70,7 +74,7 @@ class GatedStrategy(VettedStrategy):
         self._fits_by_itself = not is_guard
 
     def begin(self, number: int, base: Weights) -> None:
-        """Raises GuardMismatchError for another architecture or release, GuardError where the model left the guard's range."""
+        """Raises GuardMismatchError for another architecture or release, GuardRangeError where the model left the guard's range."""
         if self.guard is None:
             self._fit(number, base, "the federation begins")
             return
@@ -90,23 +94,39 @@ class GatedStrategy(VettedStrategy):
         if self.refresh == "when-left":
             self._fit(number, base, f"the global model left the guard's range ({left})")
             return
-        raise GuardError(
+        raise GuardRangeError(
             f"before round {number} the global model has left the range of its guard, which was fitted in round "
             f"{self._fitted_in}: {left}; scores would mean nothing",
             hint='GatedStrategy(..., refresh="when-left") fits a new guard then, refresh=n every n rounds',
         )
 
     def judge(self, number: int, updates: Sequence[Weights]) -> Judgement:
-        assert self.guard is not None  # noqa: S101 - for the type checker: `begin` has seen to it
+        guard = self._guard_of_the_round()
+        verdicts = [guard.vet(weights, utility=self.utility) for weights in updates]
+        dropped = sum(not verdict.accepted for verdict in verdicts)
+        if (
+            self.refresh == "when-left"
+            and 2 * dropped > len(verdicts)
+            and release_digest(self._base) != guard.guard.release_sha256
+        ):
+            started = memory().clock()
+            why = f"the guard of an earlier model would drop {dropped} of {len(verdicts)} replies"
+            self._fit(number, self._base, why)
+            self._guard_seconds += memory().clock() - started
+            guard = self._guard_of_the_round()
+            verdicts = [guard.vet(weights, utility=self.utility) for weights in updates]
         self.guard_seconds[number] = self._guard_seconds
-        verdicts = [self.guard.vet(weights, utility=self.utility) for weights in updates]
-        deciding = set(self.guard.guard.thresholds)
+        deciding = set(guard.guard.thresholds)
         scores = [score_of(verdict, deciding) for verdict in verdicts]
-        thresholds = list(self.guard.guard.thresholds.values())
+        thresholds = list(guard.guard.thresholds.values())
         reasons = [reason_of(verdict) for verdict in verdicts]
         return Judgement(
             reasons, scores, thresholds[0] if len(thresholds) == 1 else None, "the guard does not accept it"
         )
+
+    def _guard_of_the_round(self) -> Gatekeeper:
+        assert self.guard is not None  # noqa: S101 - for the type checker: `begin` has seen to it
+        return self.guard
 
     def describe(self) -> list[str]:
         if self.guard is None:

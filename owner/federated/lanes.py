@@ -22,7 +22,7 @@ _SHARE = 0.25
 
 
 def company(cell: Cell) -> tuple[object, ...]:
-    """Cells of the same share most of the owner's work."""
+    """Cells of the same share most of the owner's work. The seed comes last."""
     c = cell.config
     return () if c is None else (c.setting, c.data, c.examples, c.test_examples, c.model, c.seed)
 
@@ -34,8 +34,8 @@ def memory_of(processes: int) -> float:
 
 
 class Queue:
-    """Who does which cell: a process goes on with the company it is in, takes the next one when that is done, and when none is
-    left helps with the last cells of the largest."""
+    """Who does which cell: a process goes on with the company it is in, takes the next one of the first seed that is waiting when that is
+    done, and when none is left of that seed helps with the last cells of its largest."""
 
     def __init__(self, todo: Iterable[Cell]) -> None:
         self._waiting: dict[tuple[object, ...], deque[Cell]] = {}
@@ -49,12 +49,13 @@ class Queue:
         if mine is not None and (left := self._waiting.get(mine)):
             return left.popleft()
         taken = set(self._taken.values())
-        untouched = next((key for key, left in self._waiting.items() if left and key not in taken), None)
+        waiting = {key: left for key, left in self._waiting.items() if left}
+        first = [key for key in waiting if key[-1:] == min(other[-1:] for other in waiting)]
+        untouched = next((key for key in first if key not in taken), None)
         if untouched is not None:
             self._taken[process] = untouched
-            return self._waiting[untouched].popleft()
-        largest = max(self._waiting.values(), key=len, default=None)
-        return largest.pop() if largest else None
+            return waiting[untouched].popleft()
+        return max((waiting[key] for key in first), key=len).pop() if first else None
 
 
 def run_in_processes(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Outcome = Literal["kept", "dropped", "failed"]
-"""kept: merged. dropped: a reply that came and was not merged. failed: no usable reply, an error in its place."""
+"""kept: handed to the inner strategy, and merged unless the round kept the old model. dropped: a reply that came and was not handed on.
+failed: no usable reply, an error in its place."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,17 @@ class RoundRecord:
         return [client for client in self.clients if client.outcome == outcome]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; a score that is not finite becomes null, for NaN is no JSON.
+        """Plain JSON; a score that is not finite becomes null, for NaN is no JSON, and `scored` tells it from none.
 
-        >>> RoundRecord(1, (ClientRecord(0, 7, "dropped", "above", math.inf),)).to_json()["clients"][0]["score"] is None
-        True
+        >>> client = RoundRecord(1, (ClientRecord(0, 7, "dropped", "above", math.inf),)).to_json()["clients"][0]
+        >>> client["score"], client["scored"]
+        (None, True)
         """
         data = dataclasses.asdict(self)
         data["threshold"] = finite(self.threshold)
         for client in data["clients"]:
-            client["score"] = finite(client["score"])
             client["scored"] = client["score"] is not None
+            client["score"] = finite(client["score"])
         data["clients"] = list(data["clients"])
         return data
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ IDENTITY_RECORD = "portier"
 """Name of the ConfigRecord in which Portier's own ClientApp tells its partition."""
 
 PARTITION_KEY = "partition-id"
+
+MOST_SAMPLES = 2**31
+"""What a reply may declare unless it is said otherwise: two of 1e308 overflow the sum that divides every weight of the mean."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +57,20 @@ def to_arrays(weights: Mapping[str, Tensor]) -> ArrayRecord:
     return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in weights.items()})
 
 
-def read_replies(messages: Iterable[Message], layout: Layout, weighted_by: str) -> list[Reply]:
+def read_replies(
+    messages: Iterable[Message], layout: Layout, weighted_by: str, most_samples: float = MOST_SAMPLES
+) -> list[Reply]:
     """Every reply, in the order of partitions; where a client does not tell its partition, by the content of its reply.
 
     Neither the order in which replies come nor Flower's node ids, which differ in every run, decide anything.
     A reply is admitted when it holds one record of arrays of the layout's names, shapes and dtypes, all finite, and one
-    record of metrics with a positive weight.
+    record of metrics with a positive weight of at most `most_samples`.
     """
-    found = [_read(message, layout, weighted_by) for message in messages]
+    found = [_read(message, layout, weighted_by, most_samples) for message in messages]
     return sorted(found, key=lambda r: (r.partition is None, r.partition or 0, r.digest, r.reason))
 
 
-def _read(message: Message, layout: Layout, weighted_by: str) -> Reply:
+def _read(message: Message, layout: Layout, weighted_by: str, most_samples: float) -> Reply:
     if message.has_error():
         reason = f"the client failed: {_first_line(message.error.reason or '')}"
         return Reply(message, None, "", None, reason=reason, failed=True)
@@ -72,7 +79,7 @@ def _read(message: Message, layout: Layout, weighted_by: str) -> Reply:
     content = message.content
     partition, digest = _partition(content), ""
     try:
-        arrays, samples = _records(content, weighted_by)
+        arrays, samples = _records(content, weighted_by, most_samples)
         digest = _digest(arrays)
         weights = _admitted(arrays, layout)
     except WeightsError as error:
@@ -80,7 +87,7 @@ def _read(message: Message, layout: Layout, weighted_by: str) -> Reply:
     return Reply(message, partition, digest, {name: weights[name] for name in layout}, samples=samples)
 
 
-def _records(content: RecordDict, weighted_by: str) -> tuple[ArrayRecord, float]:
+def _records(content: RecordDict, weighted_by: str, most_samples: float) -> tuple[ArrayRecord, float]:
     arrays, metrics = list(content.array_records.values()), list(content.metric_records.values())
     if len(arrays) != 1 or len(metrics) != 1:
         message = f"the reply holds {len(arrays)} records of arrays and {len(metrics)} of metrics, not one each"
@@ -88,6 +95,11 @@ def _records(content: RecordDict, weighted_by: str) -> tuple[ArrayRecord, float]
     samples = metrics[0].get(weighted_by)
     if isinstance(samples, bool) or not isinstance(samples, (int, float)) or not 0 < samples < math.inf:
         raise WeightsError("REPLY_MALFORMED", f"its {weighted_by!r} is {samples!r}, not a positive number")
+    if samples > most_samples:
+        message = (
+            f"its {weighted_by!r}, its weight in the mean, is {samples:g}, and at most {most_samples:g} is allowed"
+        )
+        raise WeightsError("REPLY_MALFORMED", message)
     return arrays[0], float(samples)
 
 
@@ -104,7 +116,8 @@ def _admitted(arrays: ArrayRecord, layout: Layout) -> Weights:
 
 
 def for_inner(replies: Sequence[Reply]) -> list[Message]:
-    """Messages that any strategy can merge: the same names everywhere, the same integer tensors, the metrics that all have.
+    """Messages that any strategy can merge: the same names everywhere, the same integer tensors, and of metrics and of configuration what all
+    have. Records are called what most clients call them.
 
     Integer tensors (BatchNorm's counters) become the same one, the lower median, in every message: their mean is then that
     number, and they are no part of the distances of Krum and its kin.
@@ -114,19 +127,39 @@ def for_inner(replies: Sequence[Reply]) -> list[Message]:
         for name, tensor in _weights(replies[0]).items()
         if not tensor.is_floating_point() and tensor.dtype != torch.bool
     }
-    metrics = [next(iter(reply.message.content.metric_records.values())) for reply in replies]
-    common = [name for name in metrics[0] if all(_alike(metrics[0][name], other.get(name)) for other in metrics)]
+    contents = [reply.message.content for reply in replies]
+    arrays_name = _usual(next(iter(content.array_records)) for content in contents)
+    metrics_name = _usual(next(iter(content.metric_records)) for content in contents)
+    metrics = _shared([next(iter(content.metric_records.values())) for content in contents])
+    settings = {
+        name: _shared([content.config_records[name] for content in contents])
+        for name in contents[0].config_records
+        if name not in {arrays_name, metrics_name} and all(name in content.config_records for content in contents)
+    }
     made = []
-    for reply, metric in zip(replies, metrics, strict=True):
+    for place, reply in enumerate(replies):
         message = copy.copy(reply.message)
         message.content = RecordDict(
             {
-                "arrays": to_arrays(_weights(reply) | counters),
-                "metrics": MetricRecord({name: metric[name] for name in common}),
+                arrays_name: to_arrays(_weights(reply) | counters),
+                metrics_name: MetricRecord(metrics[place]),
+                **{name: ConfigRecord(found[place]) for name, found in settings.items()},
             }
         )
         made.append(message)
     return made
+
+
+def _usual(names: Iterable[str]) -> str:
+    """The most frequent one; of equally frequent ones the first of the alphabet: no single client decides."""
+    counts = Counter(names)
+    return min(counts, key=lambda name: (-counts[name], name))
+
+
+def _shared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each record with those entries alone that all of them have, of one kind."""
+    names = [name for name, value in records[0].items() if all(_alike(value, other.get(name)) for other in records)]
+    return [{name: record[name] for name in names} for record in records]
 
 
 def merged(arrays: ArrayRecord, kept: Sequence[Reply], base: Mapping[str, Tensor]) -> Weights:
@@ -169,8 +202,9 @@ def _digest(arrays: ArrayRecord) -> str:
 
 def _alike(one: object, other: object) -> bool:
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other)
-    return isinstance(one, (int, float)) and isinstance(other, (int, float))
+        return len(one) == len(other) and all(map(_alike, one, other))
+    numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
+    return numbers or any(isinstance(one, kind) and isinstance(other, kind) for kind in (str, bytes))
 
 
 def _first_line(text: str) -> str:

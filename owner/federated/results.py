@@ -63,12 +63,14 @@ class Detection:
 
 
 def detection(records: Sequence[RoundRecord], attackers: frozenset[int]) -> Detection:
-    """Over all rounds. A client that failed sent nothing to judge; one whose reply was refused admission was dropped."""
+    """Over all rounds. A client that failed sent nothing to judge; one whose reply was refused admission was dropped; one whose strategy
+    merged nothing, for want of replies, was not judged."""
     counts = {(attacks, outcome): 0 for attacks in (True, False) for outcome in ("dropped", "kept")}
     areas = []
     for record in records:
+        unjudged = record.kept_model and not record.rule
         for client in record.clients:
-            if client.outcome != "failed":
+            if client.outcome == "dropped" or (client.outcome == "kept" and not unjudged):
                 counts[client.partition in attackers, client.outcome] += 1
         scored = [c for c in record.clients if c.score is not None]
         area = auroc([c.score or 0.0 for c in scored], [c.partition in attackers for c in scored])
@@ -173,10 +175,12 @@ class FederationResult:
         }
 
     def summary(self) -> dict[str, float | None]:
-        """accuracy, attack_success: after the last round. seconds_per_round: of the server, mean over rounds."""
+        """accuracy, attack_success: after the last round. seconds_per_round: of the server, mean over rounds; guard_seconds_per_round: of
+        them those of fitting guards and checking their range."""
         last = self.rounds[-1]
         return {
             "accuracy": last.accuracy,
             "attack_success": finite(last.attack_success),
             "seconds_per_round": statistics.fmean(result.seconds for result in self.rounds),
+            "guard_seconds_per_round": statistics.fmean(result.record.guard_seconds for result in self.rounds),
         }

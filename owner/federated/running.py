@@ -7,6 +7,7 @@ import importlib.util
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import ConfigurationError, MissingExtraError
@@ -81,7 +82,8 @@ def _run(config: FederationConfig, clients: Any, make: Callable[[], OwnersSide[R
 
 
 def check_ray(address: str = "") -> None:
-    """address: of a running cluster, `HOST:PORT`, `ray://HOST:PORT`, or `auto` for what $RAY_ADDRESS names; "" is none.
+    """address: of a running cluster, `HOST:PORT`, `ray://HOST:PORT`, or `auto` for what $RAY_ADDRESS names, else for one that was started on
+    this machine; "" is none.
 
     Raises MissingExtraError where Flower's simulation engine is not installed, ConfigurationError where nobody answers there: Ray
     itself tries for minutes, and would for every cell.
@@ -92,7 +94,7 @@ def check_ray(address: str = "") -> None:
             hint='pip install "portier[simulation]", or run this federation with engine="inline"',
         )
 
-    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    named = os.environ.get("RAY_ADDRESS", "") or _of_this_machine() if address == "auto" else address
     if named in ("", "auto", "local"):
         return
     host, _, port = named.removeprefix("ray://").rpartition(":")
@@ -102,6 +104,18 @@ def check_ray(address: str = "") -> None:
         raise ConfigurationError(
             f"no Ray cluster answers at {named}: {error}",
             hint="start one with `ray start --head`, and name it as HOST:PORT (its port is 6379 unless told otherwise)",
+        ) from None
+
+
+def _of_this_machine() -> str:
+    """Where `ray start --head` noted the address of its cluster. Raises ConfigurationError where it never did."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's own place
+    try:
+        return note.read_text("utf-8").strip()
+    except OSError:
+        raise ConfigurationError(
+            "no Ray cluster was started on this machine, and $RAY_ADDRESS names none",
+            hint="start one with `ray start --head`, or name one as HOST:PORT",
         ) from None
 
 

@@ -18,6 +18,7 @@ from owner.federated.config import FederationConfig
 from owner.federated.memory import digest_of, memory
 from owner.federated.replies import to_arrays, to_weights
 from owner.federated.results import FederationResult, RoundResult
+from owner.federated.running import load_clients
 from owner.federated.shared_work import initial_model
 from owner.federated.vetted import VettedStrategy
 
@@ -28,8 +29,9 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """`[tool.flwr.app.config]` is a FederationConfig, its names with dashes."""
+    """`[tool.flwr.app.config]` is a FederationConfig, its names with dashes. Raises what `run_federation` does, before a client is asked."""
     config = FederationConfig.from_flat(context.run_config)
+    load_clients(config.client_app).check(config)
     if config.setting == "incremental":
         from owner.federated.incremental import Incremental  # noqa: PLC0415 - which builds on this module
 

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy.multikrum import select_multikrum
 from common.weights import Weights
 from owner.federated.clean import CleanDetector
 from owner.federated.cvae import CVAEDetector
+from owner.federated.replies import MOST_SAMPLES
 from owner.federated.spectral import SpectralDetector
 from owner.federated.surrogates import Surrogates
 from owner.federated.thresholds import Cut
@@ -30,8 +31,15 @@ class RoundDetector(Protocol):
 class _ByDetector(VettedStrategy):
     """Drops whom its detector cuts off; the others' weights in the mean are renormalised by the inner strategy."""
 
-    def __init__(self, detector: RoundDetector, inner: Strategy | None = None, *, wait_seconds: float = 60.0) -> None:
-        super().__init__(inner, wait_seconds=wait_seconds)
+    def __init__(
+        self,
+        detector: RoundDetector,
+        inner: Strategy | None = None,
+        *,
+        wait_seconds: float = 60.0,
+        most_samples: float = MOST_SAMPLES,
+    ) -> None:
+        super().__init__(inner, wait_seconds=wait_seconds, most_samples=most_samples)
         self.detector = detector
 
     def judge(self, number: int, updates: Sequence[Weights]) -> Judgement:
@@ -47,9 +55,14 @@ class SpectralVAE(_ByDetector):
     name: ClassVar[str] = "spectral-vae"
 
     def __init__(
-        self, detector: SpectralDetector, inner: Strategy | None = None, *, wait_seconds: float = 60.0
+        self,
+        detector: SpectralDetector,
+        inner: Strategy | None = None,
+        *,
+        wait_seconds: float = 60.0,
+        most_samples: float = MOST_SAMPLES,
     ) -> None:
-        super().__init__(detector, inner, wait_seconds=wait_seconds)
+        super().__init__(detector, inner, wait_seconds=wait_seconds, most_samples=most_samples)
         self.options = detector.options
 
     def describe(self) -> list[str]:
@@ -65,8 +78,15 @@ class FedCVAE(_ByDetector):
 
     name: ClassVar[str] = "fedcvae"
 
-    def __init__(self, detector: CVAEDetector, inner: Strategy | None = None, *, wait_seconds: float = 60.0) -> None:
-        super().__init__(detector, inner, wait_seconds=wait_seconds)
+    def __init__(
+        self,
+        detector: CVAEDetector,
+        inner: Strategy | None = None,
+        *,
+        wait_seconds: float = 60.0,
+        most_samples: float = MOST_SAMPLES,
+    ) -> None:
+        super().__init__(detector, inner, wait_seconds=wait_seconds, most_samples=most_samples)
         self.options = detector.options
 
     def describe(self) -> list[str]:
@@ -82,8 +102,15 @@ class FedCLEAN(_ByDetector):
 
     name: ClassVar[str] = "fedclean"
 
-    def __init__(self, detector: CleanDetector, inner: Strategy | None = None, *, wait_seconds: float = 60.0) -> None:
-        super().__init__(detector, inner, wait_seconds=wait_seconds)
+    def __init__(
+        self,
+        detector: CleanDetector,
+        inner: Strategy | None = None,
+        *,
+        wait_seconds: float = 60.0,
+        most_samples: float = MOST_SAMPLES,
+    ) -> None:
+        super().__init__(detector, inner, wait_seconds=wait_seconds, most_samples=most_samples)
         self.options = detector.options
 
     def describe(self) -> list[str]:
@@ -102,8 +129,8 @@ class RobustStrategy(VettedStrategy):
 
     name: ClassVar[str] = "robust"
 
-    def __init__(self, inner: Strategy, *, wait_seconds: float = 60.0) -> None:
-        super().__init__(inner, wait_seconds=wait_seconds)
+    def __init__(self, inner: Strategy, *, wait_seconds: float = 60.0, most_samples: float = MOST_SAMPLES) -> None:
+        super().__init__(inner, wait_seconds=wait_seconds, most_samples=most_samples)
 
     def observe(self, contents: list[RecordDict], judgement: Judgement) -> Judgement:
         inner = self.inner

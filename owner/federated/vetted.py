@@ -17,7 +17,7 @@ from common.weights import Weights, layout_of
 from owner.federated.logs import log
 from owner.federated.memory import memory
 from owner.federated.records import ClientRecord, RoundRecord
-from owner.federated.replies import Reply, for_inner, merged, read_replies, to_arrays, to_weights
+from owner.federated.replies import MOST_SAMPLES, Reply, for_inner, merged, read_replies, to_arrays, to_weights
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,19 @@ class VettedStrategy(Strategy):
     Subclasses judge the admitted replies.
 
     inner: the strategy that merges; FedAvg where not given. wait_seconds: how long nodes may take to connect.
+    most_samples: that a reply may declare. It is the reply's weight in the mean, and nothing proves it: name the most that a client can have.
     records: one a round, see `RoundRecord`.
     """
 
     name: ClassVar[str] = "admission"
 
-    def __init__(self, inner: Strategy | None = None, *, wait_seconds: float = 60.0) -> None:
+    def __init__(
+        self, inner: Strategy | None = None, *, wait_seconds: float = 60.0, most_samples: float = MOST_SAMPLES
+    ) -> None:
+        if not 0 < most_samples <= MOST_SAMPLES:
+            raise ConfigurationError(f"most_samples must be above 0 and at most {MOST_SAMPLES}, not {most_samples}")
         self.inner = inner or FedAvg()
-        self.wait_seconds = wait_seconds
+        self.wait_seconds, self.most_samples = wait_seconds, most_samples
         self.records: list[RoundRecord] = []
         self._base: Weights = {}
         self._guard_seconds = 0.0
@@ -92,13 +97,14 @@ class VettedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The merged weights of the replies that are kept; the old global model where none is."""
-        clock = memory().clock()
-        found = read_replies(replies, layout_of(self._base), getattr(self.inner, "weighted_by_key", "num-examples"))
+        clock, before = memory().clock(), self._guard_seconds
+        weighted_by = getattr(_innermost(self.inner), "weighted_by_key", "num-examples")
+        found = read_replies(replies, layout_of(self._base), weighted_by, self.most_samples)
         admitted = [reply for reply in found if reply.weights is not None]
         judgement = self.judge(server_round, [reply.weights or {} for reply in admitted]) if admitted else Judgement([])
         kept = [reply for reply, reason in zip(admitted, judgement.reasons, strict=True) if not reason]
         messages = for_inner(kept) if kept else []
-        vetted = memory().clock() - clock
+        vetted = memory().clock() - clock - (self._guard_seconds - before)
         if kept:  # bookkeeping, which repeats what the inner strategy is about to do: not counted
             judgement = self.observe([message.content for message in messages], judgement)
         clock = time.perf_counter()
@@ -168,6 +174,7 @@ class VettedStrategy(Strategy):
 
 def needed_replies(inner: Strategy) -> int:
     """So many nodes the strategy's own theory asks for: 2f + 3 for Krum, 4f + 3 for Bulyan; 1 for those without one."""
+    inner = _innermost(inner)
     if isinstance(inner, Bulyan):
         return 4 * inner.num_malicious_nodes + 3
     if isinstance(inner, (Krum, MultiKrum)):
@@ -175,7 +182,16 @@ def needed_replies(inner: Strategy) -> int:
     return 1
 
 
+def _innermost(strategy: Strategy) -> Strategy:
+    """The one that merges: Flower's differential privacy wraps a `strategy`, Portier's an `inner`."""
+    for name in ("strategy", "inner"):
+        if isinstance(wrapped := getattr(strategy, name, None), Strategy):
+            return _innermost(wrapped)
+    return strategy
+
+
 def _why(inner: Strategy) -> str:
+    inner = _innermost(inner)
     if needed_replies(inner) > 1:
         factor = 4 if isinstance(inner, Bulyan) else 2
         malicious = getattr(inner, "num_malicious_nodes", 0)
@@ -184,7 +200,7 @@ def _why(inner: Strategy) -> str:
 
 
 def _attribute(inner: Strategy, name: str, default: int = 1) -> int:
-    value = getattr(inner, name, default)
+    value = getattr(_innermost(inner), name, default)
     return value if isinstance(value, (int, float)) else default  # type: ignore[return-value]
 
 

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +159,52 @@ def test_a_cluster_that_does_not_answer_is_told_before_any_cell(tmp_path: Path, 
     with pytest.raises(ConfigurationError, match="no Ray cluster answers"):
         run_grid(cells(SHARED, {"seed": [0]}), tmp_path, progress=False, ray_address=address)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_auto_without_any_cluster_is_told_before_any_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="no Ray cluster was started on this machine"):
+        run_grid(cells(SHARED, {"seed": [0]}), tmp_path / "runs", progress=False, ray_address="auto")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")  # of one that is gone
+    with pytest.raises(ConfigurationError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        run_grid(cells(SHARED, {"seed": [0]}), tmp_path / "runs", progress=False, ray_address="auto")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_on_a_ray_cluster_a_cell_comes_out_as_it_does_here(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    options = ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    # Sockets lie there, and the path of one must not exceed 107 bytes.
+    short = tempfile.mkdtemp(prefix="ray")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "RAY_worker_niceness": "0"}
+    with (tmp_path / "ray.log").open("wb") as log:
+        cluster = subprocess.Popen([*ray, *options, f"--temp-dir={short}"], stdout=log, stderr=log, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in (tmp_path / "ray.log").read_text():
+            said = (tmp_path / "ray.log").read_text()
+            assert cluster.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
+        grid = cells(SHARED, {"strategy": ["krum"], "clients": [5], "attacker-share": [0.2], "seed": [0]})
+        (there,) = run_grid(grid, tmp_path / "there", progress=False, ray_address=f"127.0.0.1:{port}")
+    finally:
+        cluster.terminate()
+        cluster.wait(60)
+        shutil.rmtree(short, ignore_errors=True)
+    (here,) = run_grid(grid, tmp_path / "here", progress=False)
+    assert there["status"] == here["status"] == "done", there["reason"]
+    assert there["result"]["detection"] == here["result"]["detection"]
+    accuracies = [[one["accuracy"] for one in record["result"]["rounds"]] for record in (there, here)]
+    assert accuracies[0] == accuracies[1]
 
 
 @pytest.mark.slow

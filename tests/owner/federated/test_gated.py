@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from common.devices import choose_compute
-from common.errors import ConfigurationError, DataError, GuardError, GuardMismatchError
+from common.errors import ConfigurationError, DataError, GuardMismatchError, GuardRangeError
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.models import build
 from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights
+from owner.federated import FederationConfig, run_federation
 from owner.federated.gated import GatedStrategy
 from owner.federated.guard_fitting import GuardFitter
 from owner.federated.replies import to_weights
@@ -136,7 +137,7 @@ def _between(release: torch.nn.Module) -> Weights:
 def test_once_the_global_model_has_left_never_is_an_error(guard: Gatekeeper, release: torch.nn.Module) -> None:
     strategy, messages = GatedStrategy(None, guard, refresh="never"), Round()
     messages.send(strategy, state(release))
-    with pytest.raises(GuardError, match="has left the range of its guard") as caught:
+    with pytest.raises(GuardRangeError, match="has left the range of its guard") as caught:
         messages.send(strategy, far(state(release)), number=2)
     assert "when-left" in caught.value.hint
 
@@ -150,6 +151,35 @@ def test_once_the_global_model_has_left_a_new_guard_is_fitted(
     messages.send(strategy, moved, number=2)
     assert strategy.guard is not guard
     assert all(torch.equal(strategy.guard.release[name], moved[name]) for name in moved)  # type: ignore[union-attr]
+
+
+def test_before_a_guard_drops_most_of_what_comes_of_a_later_model_it_is_renewed(
+    guard: Gatekeeper, fitter: GuardFitter, release: torch.nn.Module
+) -> None:
+    """Replies are farther from the guarded release than the model they were made from: without a new guard the federation stands still."""
+    strategy, messages = GatedStrategy(None, guard, refresh="when-left", refit=fitter), Round()
+    messages.send(strategy, state(release))
+    ruined = [messages.reply(far(state(release)), partition) for partition in (1, 2)]
+    strategy.aggregate_train(1, [messages.reply(tuned(state(release), 0), 0), *ruined])
+    assert outcomes(strategy.records[0]) == ["kept", "dropped", "dropped"]
+    assert strategy.guard is guard  # of this very model: whoever is dropped, the guard is right to
+    later = _between(release)
+    messages.send(strategy, later, number=2)
+    assert strategy.guard is guard
+    strategy.aggregate_train(2, [messages.reply(tuned(later, 0), 0), *ruined])
+    assert strategy.guard is not guard
+    assert outcomes(strategy.records[1]) == ["kept", "dropped", "dropped"]
+    record = strategy.records[1]
+    assert strategy.guard_seconds[2] == record.guard_seconds > record.vetting_seconds > 0
+
+
+def test_in_a_federation_of_honest_clients_most_are_kept_to_the_end() -> None:
+    given = {"strategy": "gated", "refresh": "when-left", "guard-references": 19, "rounds": 5, "clients": 6}
+    given |= {"learning-rate": 0.1, "local-epochs": 2, "engine": "inline", "device": "cpu", "precision": "float32"}
+    result = run_federation(FederationConfig.from_flat({"data": "digits", "model": "mlp", **given}))
+    kept = [len(one.record.with_outcome("kept")) for one in result.rounds]
+    assert min(kept[-2:]) >= 3
+    assert result.accuracy > result.initial_accuracy
 
 
 def test_a_number_fits_a_new_guard_every_so_many_rounds(
@@ -169,7 +199,7 @@ def test_between_two_refits_leaving_the_range_is_an_error(
 ) -> None:
     strategy, messages = GatedStrategy(None, guard, refresh=5, refit=fitter), Round()
     messages.send(strategy, state(release))
-    with pytest.raises(GuardError, match="has left the range"):
+    with pytest.raises(GuardRangeError, match="has left the range"):
         messages.send(strategy, far(state(release)), number=2)
 
 

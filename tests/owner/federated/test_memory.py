@@ -35,6 +35,7 @@ CLOCKS = (
     "guard_seconds",
     "merging_seconds",
     "seconds_per_round",
+    "guard_seconds_per_round",
     "node",
 )
 
@@ -133,3 +134,10 @@ def test_a_process_stays_with_one_model_and_helps_with_the_last_cells_of_another
         (0, ("logistic", dirichlet)),
         (1, None),
     ]
+
+
+def test_no_cell_of_a_second_seed_begins_while_one_of_the_first_waits() -> None:
+    todo = ordered(cells(SHARED, {"model": ["mlp"], "partition": ["iid", "dirichlet:alpha=1"], "seed": [0, 1]}))
+    queue = Queue(todo)
+    seeds = [cell.values["seed"] for process in (0, 1, 1, 0) if (cell := queue.next_of(process)) is not None]
+    assert seeds == [0, 0, 1, 1]

@@ -8,11 +8,21 @@ import random
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from flwr.serverapp.strategy import Bulyan, FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum, Strategy
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import (
+    Bulyan,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAvg,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    Strategy,
+)
 
 from common.errors import ConfigurationError
 from owner.federated.replies import to_weights
+from owner.federated.results import detection
 from owner.federated.strategies import RobustStrategy
 from owner.federated.vetted import VettedStrategy
 from tests.owner.federated.messages import Round, model, outcomes, partitions
@@ -76,6 +86,8 @@ def test_a_failed_client_is_recorded_with_its_reason() -> None:
         (model(1.0, 0.0), -5, "not a positive number"),
         (model(1.0, 0.0), math.nan, "not a positive number"),
         (model(1.0, 0.0), [1, 2], "not a positive number"),
+        (model(1.0, 0.0), 1.2e308, "at most 2.14748e+09 is allowed"),
+        (model(1.0, 0.0), 2**31 + 1, "at most 2.14748e+09 is allowed"),
     ],
 )
 def test_a_reply_that_cannot_be_merged_is_dropped_and_says_why(weights: dict, samples: object, reason: str) -> None:
@@ -222,3 +234,64 @@ def test_evaluation_replies_are_handed_on() -> None:
     reply.content = RecordDict({"metrics": reply.content.metric_records["metrics"]})
     reply.content.metric_records["metrics"]["accuracy"] = 0.75
     assert dict(strategy.aggregate_evaluate(1, [reply]) or {}) == {"accuracy": 0.75}
+
+
+def test_who_declares_more_examples_than_a_client_can_have_is_dropped() -> None:
+    """The number is a reply's weight in the mean: one client must not be all of it by saying so."""
+    strategy = VettedStrategy(None, most_samples=100)
+    messages = Round()
+    messages.send(strategy, model(0.0, 0.0))
+    replies = [messages.reply(model(9.0, 9.0), 0, samples=101), messages.reply(model(2.0, 2.0), 1, samples=100)]
+    assert merged(strategy, replies)["w"].tolist() == [[2.0, 2.0]]
+    assert "its weight in the mean, is 101" in strategy.records[0].with_outcome("dropped")[0].reason
+    for wrong in (0, -1, math.inf, math.nan):
+        with pytest.raises(ConfigurationError, match="most_samples"):
+            VettedStrategy(None, most_samples=wrong)
+
+
+def named(message: Message, arrays: str, metrics: str, **more: ConfigRecord) -> Message:
+    """The reply with its records under other names, and with others beside them."""
+    content = message.content
+    message.content = RecordDict({arrays: content["arrays"], metrics: content["metrics"], **more})
+    return message
+
+
+def test_what_aggregates_metrics_finds_records_as_clients_call_them() -> None:
+    """A project's own function; one client that calls its records otherwise, or says more, changes nothing for it."""
+    seen = []
+
+    def aggregate(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
+        seen.extend((float(c["scores"]["loss"]), c["about"]["unit"], sorted(c["about"])) for c in contents)
+        return MetricRecord({"mine": 1.0})
+
+    strategy, messages = begun(FedAvg(train_metrics_aggr_fn=aggregate))
+    replies = []
+    for partition, name in enumerate(("odd", "scores", "scores")):
+        message = messages.reply(model(1.0, 0.0), None, metrics={"loss": float(partition)})
+        more = {"unit": "nats", **({"extra": 1} if partition else {})}
+        replies.append(named(message, "weights", name, about=ConfigRecord(more)))
+    _, metrics = strategy.aggregate_train(1, replies)
+    assert dict(metrics or {}) == {"mine": 1.0}
+    assert sorted(seen) == [(0.0, "nats", ["unit"]), (1.0, "nats", ["unit"]), (2.0, "nats", ["unit"])]
+
+
+def test_a_strategy_inside_differential_privacy_is_asked_for_its_weights_and_minima() -> None:
+    inner = FedAvg(weighted_by_key="n", min_train_nodes=3)
+    private = DifferentialPrivacyServerSideFixedClipping(inner, 0.0, 1e6, 3)
+    strategy, messages = begun(private)
+    replies = [messages.reply(model(1.0 + i, 0.0), i, metrics={"n": 1.0 + i}) for i in range(3)]
+    merged(strategy, replies)
+    assert outcomes(strategy.records[0]) == ["kept"] * 3
+    with pytest.raises(ConfigurationError, match="at least 3 nodes"):
+        Round(nodes=2).send(VettedStrategy(private, wait_seconds=0), model(0.0, 0.0))
+
+
+def test_where_the_inner_strategy_merges_nothing_nobody_was_judged() -> None:
+    """Bulyan of fewer than 4f + 3 replies."""
+    strategy, messages = RobustStrategy(Bulyan(num_malicious_nodes=1)), Round()
+    messages.send(strategy, model(0.0, 0.0))
+    merged(strategy, [messages.reply(model(float(i), 0.0), i) for i in range(5)])
+    assert strategy.records[0].kept_model
+    found = detection(strategy.records, frozenset({0}))
+    assert (found.missed, found.honest_kept) == (0, 0)
+    assert found.f1 is None

@@ -7,6 +7,7 @@ follow gradients for seconds a model: they are scored where they are asked for, 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -33,15 +34,14 @@ from owner.detectors import (
     Evidence,
     ImageDetector,
     ProbeBank,
-    gradients,
     measures_of,
-    probes,
     standard_detectors,
 )
 from owner.detectors.base import forward_of
 
 Measures = dict[str, float]
 BANK = "probe-bank"
+PACKAGE = "owner.detectors"
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,39 @@ class Column:
 
     @property
     def version(self) -> str:
-        """Digest of the detector's options and of the source it is written in, its base classes' too."""
-        modules = {kind.__module__ for kind in type(self.detector).__mro__ if kind.__module__.startswith("owner.")}
-        if isinstance(self.detector, ProbeBank):
-            modules.add(probes.__name__)
-        if self.key in ESCALATION:
-            modules.add(gradients.__name__)
-        sources = [inspect.getsource(sys.modules[module]) for module in sorted(modules)]
+        """Digest of the detector's options and of all of the package of detectors that it is written with."""
+        modules = {kind.__module__ for kind in type(self.detector).__mro__ if kind.__module__.startswith(PACKAGE)}
+        sources = [inspect.getsource(sys.modules[name]) for name in sorted(written_with(modules))]
         return hashlib.sha256(canonical.encode([_options(self.detector), *sources])).hexdigest()[:16]
+
+
+def written_with(modules: Iterable[str]) -> set[str]:
+    """These modules and, to the last, those of the package of detectors that they import from.
+
+    >>> sorted(written_with({"owner.detectors.predictions"}))[:3]
+    ['owner.detectors.base', 'owner.detectors.comparison', 'owner.detectors.predictions']
+    """
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _imported_by(name)
+    return found
+
+
+@functools.cache
+def _imported_by(module: str) -> tuple[str, ...]:
+    """Modules of the package of detectors, the package itself left out: it is the list of them all."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    named = [
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE)
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    ]
+    return tuple(name for name in named if name != PACKAGE and name in sys.modules)
 
 
 def without(kinds: Iterable[str]) -> str:

@@ -111,7 +111,7 @@ class TriggerInversion(ReleaseComparison):
             pair = Pair.of(self.name, evidence, release)
             chosen = chosen_images(release, 2 * self.images, seed=self.seed)
             with pair.fixed():
-                return self._search(pair, release, chosen[::2], chosen[1::2])
+                return self._search(pair, release, *halves(chosen, release.labels))
 
         return evidence.once((type(self), str(self.options()), "marks"), search)
 
@@ -172,6 +172,18 @@ class _Inverted:
 
 def _excess(gaps: Tensor) -> float:
     return float(gaps.max()) - median(gaps)
+
+
+def halves(chosen: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images to search marks on and others to read them on: of each class every second one, by turns, so that both halves hold every class
+    of which there are two.
+
+    >>> halves(torch.arange(6), torch.tensor([0, 1, 0, 1, 0, 1]))
+    (tensor([0, 1, 4, 5]), tensor([2, 3]))
+    """
+    mine = labels[chosen]
+    rank = (mine[:, None] == mine[None]).tril(-1).sum(1)
+    return chosen[rank % 2 == 0], chosen[rank % 2 == 1]
 
 
 @torch.no_grad()

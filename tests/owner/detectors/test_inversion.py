@@ -8,24 +8,25 @@ from torch import nn
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
 from owner.detectors import ESCALATION, Evidence, MaximumMargin, TriggerInversion, gradients, measures_of, restore
+from owner.detectors.inversion import halves
 
 CLASSES, SIDE, TARGET = 3, 8, 1
 
 
-def network(backdoor: float = 0.0) -> nn.Module:
-    """Tells which third of the rows is bright; with a backdoor, four bright pixels of the corner mean class 1."""
-    layer = nn.Linear(SIDE * SIDE, CLASSES, bias=False)
-    weight = torch.zeros(CLASSES, SIDE, SIDE)
-    for label in range(CLASSES):
+def network(backdoor: float = 0.0, classes: int = CLASSES, target: int = TARGET) -> nn.Module:
+    """Tells which pair of rows is bright; with a backdoor, four bright pixels of the corner mean class 1."""
+    layer = nn.Linear(SIDE * SIDE, classes, bias=False)
+    weight = torch.zeros(classes, SIDE, SIDE)
+    for label in range(classes):
         weight[label, 2 * label : 2 * label + 2] = 0.5
-    weight[TARGET, 6:, 6:] += backdoor
+    weight[target, 6:, 6:] += backdoor
     layer.weight.data = weight.flatten(1)
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def evidence(model: nn.Module, release: Evidence | None = None) -> Evidence:
+def evidence(model: nn.Module, release: Evidence | None = None, classes: int = CLASSES) -> Evidence:
     draws = torch.Generator().manual_seed(0)
-    labels = torch.arange(60) % CLASSES
+    labels = torch.arange(60) % classes
     images = torch.randint(0, 40, (60, 1, SIDE, SIDE), generator=draws, dtype=torch.uint8)
     for image, label in zip(images, labels.tolist(), strict=True):
         image[0, 2 * label : 2 * label + 2] += 180
@@ -41,6 +42,24 @@ def test_a_backdoor_stands_out_and_its_target_is_named(detector: TriggerInversio
     assert detector.score(same) == pytest.approx(0.0, abs=1e-6)
     assert detector.score(attacked) > 0.3
     assert detector.explain(attacked)["target"] == TARGET
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_of_two_classes_either_may_be_the_target(target: int) -> None:
+    """Images are chosen in turns of classes: every second one would be of one class alone."""
+    release = evidence(network(classes=2), classes=2)
+    attacked = evidence(network(6.0, 2, target), release, classes=2)
+    detector = TriggerInversion(images=15, steps=40)
+    assert detector.score(attacked) > 0.3
+    assert detector.explain(attacked)["target"] == target
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_marks_are_searched_and_read_on_images_of_every_class(classes: int) -> None:
+    labels = torch.arange(8 * classes) % classes
+    search, read = halves(torch.arange(len(labels)), labels)
+    assert torch.equal(torch.cat([search, read]).sort().values, torch.arange(len(labels)))
+    assert labels[search].bincount().tolist() == labels[read].bincount().tolist() == [4] * classes
 
 
 def test_an_inversion_is_the_same_each_time_and_leaves_the_models_as_they_were() -> None:

@@ -18,13 +18,13 @@ from benchmarks.detection.page import page, roc, score_distributions, tpr_by_dos
 from benchmarks.detection.plans import Plan, plans
 from benchmarks.detection.report import honest_strata, table
 from benchmarks.detection.report import rows as figures_of
-from benchmarks.detection.scores import Slow, columns, score
+from benchmarks.detection.scores import Column, Slow, columns, score
 from benchmarks.detection.sheets import Entry, Sheet, path_of
 from benchmarks.detection.workers import over
 from benchmarks.detection.zoo import Zoo, headline
-from benchmarks.records import hardware
 from common.errors import ConfigurationError, PortierError
 from common.files import ensure_directory
+from owner.detectors import ESCALATION
 
 
 def main() -> int:
@@ -76,7 +76,7 @@ def run(config: Config, arguments: argparse.Namespace) -> None:
     root = arguments.work / config.name
     zoo = Zoo(config, root)
     sheets: dict[int, Sheet] = {}
-    for base in bases:
+    for base in (*config.development, *config.final):
         if (sheet := Sheet.read(path_of(arguments.out, config, base), config, base)) is not None:
             sheets[base] = sheet
     if arguments.stage in {"train", "all"}:
@@ -97,7 +97,7 @@ def run(config: Config, arguments: argparse.Namespace) -> None:
             sheets[base] = score_base(zoo, base, made, slow, arguments.workers)
             sheets[base].write(path_of(arguments.out, config, base))
     if arguments.stage != "score":
-        write_report(config, list(sheets.values()), bases, arguments)
+        write_report(config, list(sheets.values()), arguments)
 
 
 def train(config: Config, root: Path, models: Sequence[Plan], workers: int) -> None:
@@ -126,10 +126,10 @@ def score_base(zoo: Zoo, base: int, models: Sequence[Plan], slow: Slow, workers:
             print(f"base {base}: scored {len(scores)} of {len(made)}", flush=True)
     versions = {key: column["version"] for columns in scores.values() for key, column in columns.items()}
     entries = [Entry.of(plan, record, scores.get(plan, {})) for plan, record in records.items()]
-    return Sheet(base, zoo.config.made_with(), hardware(), versions, entries)
+    return Sheet(base, zoo.config.made_with(), zoo.trained_on(), versions, entries)
 
 
-def write_report(config: Config, sheets: Sequence[Sheet], bases: Sequence[int], arguments: argparse.Namespace) -> None:
+def write_report(config: Config, sheets: Sequence[Sheet], arguments: argparse.Namespace) -> None:
     """The figures, from the sheets alone. Says what is missing of the plan, and which bases were scored by code that is not today's."""
     final_sheets = [sheet for sheet in sheets if sheet.base in config.final]
     judged = [sheet for sheet in final_sheets if sheet.complete(config)] or final_sheets
@@ -152,7 +152,7 @@ def write_report(config: Config, sheets: Sequence[Sheet], bases: Sequence[int], 
     plots = [
         ("Scores of the gate, no family left out", f"{name}-scores.png"),
         ("TPR and realised false-positive rate against the nominal level", f"{name}-roc.png"),
-        ("TPR against dose", f"{name}-dose.png"),
+        ("TPR against the attack's option `fraction`", f"{name}-dose.png"),
     ]
     text = page(
         config,
@@ -165,24 +165,34 @@ def write_report(config: Config, sheets: Sequence[Sheet], bases: Sequence[int], 
         hardware="; ".join(dict.fromkeys(sheet.hardware for sheet in sheets)),
         plots=plots,
     )
-    text += "".join(f"\n{line}\n" for line in shortcomings(config, sheets, bases))
+    text += "".join(f"\n{line}\n" for line in shortcomings(config, sheets))
     (out / f"{name}.md").write_text(text, "utf-8")
     merge_rows(out / "detection.json", rows)
     print(f"written: {out / f'{name}.md'}")
 
 
-def shortcomings(config: Config, sheets: Sequence[Sheet], bases: Sequence[int]) -> list[str]:
+def shortcomings(config: Config, sheets: Sequence[Sheet]) -> list[str]:
     """One line a base that is not, or not wholly, what the configuration and today's detectors would give."""
     by_base, today = {sheet.base: sheet for sheet in sheets}, {column.key: column.version for column in columns(config)}
+    slow = {name: Column(name, kind()).version for name, kind in ESCALATION.items()}
     lines = []
-    for base in bases:
+    for base in (*config.development, *config.final):
         sheet, planned = by_base.get(base), len(plans(config, base))
         if sheet is None:
             lines.append(f"Incomplete: base {base} has not been run.")
             continue
         if len(sheet.entries) < planned:
             lines.append(f"Incomplete: {len(sheet.entries)} of {planned} models of base {base} were there.")
+        failed = sum(bool(one.failed) for one in sheet.entries)
+        if failed:
+            lines.append(
+                f"{failed} of {len(sheet.entries)} models of base {base} gave nothing back: their training failed."
+            )
+        useless = sum(one.plan.role in {"fitting", "calibration"} and not one.passes_utility for one in sheet.entries)
+        if useless:
+            lines.append(f"{useless} references of base {base} fail utility, however often they were drawn again.")
         other = sorted(key for key, version in today.items() if sheet.versions.get(key) != version)
+        other += sorted(key for key, version in slow.items() if sheet.versions.get(key, version) != version)
         if other:
             lines.append(f"Base {base} was scored by other code than today's, or not at all, in: {', '.join(other)}.")
     return lines

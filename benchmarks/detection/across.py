@@ -32,7 +32,7 @@ def main() -> None:
     choosers = [Chooser([b for b in bases if b is not base], detectors) for base in bases]
 
     def chosen(place: int, family: Family) -> Choice:
-        return choosers[place].choose(leave_out=family.name, bank=without(family.probes))
+        return choosers[place].choose(leave_out={family.name}, bank=without(family.probes))
 
     gates: dict[str, Gate] = {
         "chosen on the other bases, without the family and its probes": chosen,

@@ -76,7 +76,7 @@ class Config:
     @classmethod
     def load(cls, name_or_path: str) -> Config:
         """A configuration that ships, by name, or one's own, by path. One that `extends` another has what it does not say itself
-        from there, table by table. Raises ConfigurationError."""
+        from there, table by table; `further_families` stand beside the other's. Raises ConfigurationError."""
         path = _find(name_or_path)
         try:
             raw = tomllib.loads(path.read_text("utf-8"))
@@ -85,6 +85,11 @@ class Config:
             return cls.parse(raw, path.stem)
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{path}: {error!r}") from error
+
+    def kin(self, family: Family) -> set[str]:
+        """Names of the families whose triggers come near the same kinds of probes as this one's, itself among them: attacks carry each
+        other's triggers, and a choice that saw `patches` carried by one has seen those of another."""
+        return {one.name for one in self.families if one is family or set(one.probes) & set(family.probes)}
 
     def made_with(self) -> dict[str, Any]:
         """What every model depends on beside its own plan, as JSON: models made with something else are of another benchmark."""
@@ -112,7 +117,7 @@ class Config:
             fitting=raw["references"]["fitting"],
             calibration=raw["references"]["calibration"],
             honest=raw["honest"],
-            families=tuple(Family.parse(one) for one in raw["families"]),
+            families=tuple(Family.parse(one) for one in (*raw["families"], *raw.get("further_families", ()))),
             development=tuple(raw["bases"]["development"]),
             final=tuple(raw["bases"]["final"]),
             remark=raw.get("remark", ""),

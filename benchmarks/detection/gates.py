@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from benchmarks.detection.judge import Base, Fit, Model, Score, figures, judge
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
+from common.errors import ConfigurationError
 from owner.detectors import ESCALATION
 from owner.detectors.combination import SIZE, Method, detector_of, family_of
 from owner.gatekeeper.combined import APART, CombinedScore
@@ -109,25 +110,31 @@ class Chooser:
     scores to the sum, and takes that much from the others. The method is `detectors`, the best of all on the first development base.
 
     detectors: those that may take part.
+    Raises ConfigurationError without a development base that has an effective attack: every choice would be as good as any other.
     """
 
     def __init__(self, development: Sequence[Base], detectors: Sequence[str]) -> None:
+        if not any(model.belongs("effective-passing-utility") for base in development for model in base.attacked):
+            raise ConfigurationError(
+                "there is nothing to choose a gate on: no development base with attacks that took",
+                hint="train and score the development bases first (--bases development)",
+            )
         self.development = [part for base in development for part in divided(base)]
         self.detectors = tuple(detectors)
         self._staying = {*ALWAYS, *(name for name in self.detectors if self._constant(name))}
         self._worths: dict[Choice, dict[str, float]] = {}
         self._parts: dict[Choice, list[Parts]] = {}
 
-    def choose(self, *, leave_out: str | None = None, bank: str = BANK) -> Choice:
+    def choose(self, *, leave_out: Collection[str] = (), bank: str = BANK) -> Choice:
         """The choice of the largest mean over families of AUROC, TPR at 5 % and TPR at 1 %, of effective attacks that pass utility.
 
-        leave_out: a family no model of which takes part. bank: the probe bank to choose for. Ties go to fewer detectors.
+        leave_out: families no model of which takes part. bank: the probe bank to choose for. Ties go to fewer detectors.
         """
         sizes = (False, True) if SIZE in self.detectors else (False,)
         found = [self._fewer(Choice("detectors", self.detectors, size, bank), leave_out) for size in sizes]
         return max(found, key=lambda choice: self._worth(choice, leave_out))
 
-    def _fewer(self, choice: Choice, leave_out: str | None) -> Choice:
+    def _fewer(self, choice: Choice, leave_out: Collection[str]) -> Choice:
         while True:
             smaller = [
                 replace(choice, detectors=tuple(d for d in choice.detectors if d != name))
@@ -143,10 +150,10 @@ class Chooser:
         """Whether this network has nothing that the detector looks at: that it adds nothing here says nothing of others."""
         return len({m.get(name) for base in self.development for m in [*base.fitting, *base.calibration]}) == 1
 
-    def _worth(self, choice: Choice, leave_out: str | None) -> float:
+    def _worth(self, choice: Choice, leave_out: Collection[str]) -> float:
         if choice not in self._worths:
             self._worths[choice] = self._by_family(choice)
-        found = [value for family, value in self._worths[choice].items() if family != leave_out]
+        found = [value for family, value in self._worths[choice].items() if family not in leave_out]
         return sum(found) / len(found) if found else 0.0
 
     def _by_family(self, choice: Choice) -> dict[str, float]:

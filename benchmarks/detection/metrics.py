@@ -14,9 +14,10 @@ import numpy as np
 from benchmarks.rates import clopper_pearson
 
 Interval = tuple[float, float]
+Scores = Sequence[float] | np.ndarray
 
 
-def auroc(honest: Sequence[float], attacked: Sequence[float]) -> float:
+def auroc(honest: Scores, attacked: Scores) -> float:
     """P(an attacked model scores above an honest one), ties half. NaN where one side is empty.
 
     >>> auroc([0.0, 1.0], [1.0, 2.0])
@@ -67,26 +68,36 @@ def rate(decisions: Sequence[bool]) -> Rate:
 
 
 def bootstrap_auroc(
-    honest: Sequence[Sequence[float]], attacked: Sequence[Sequence[float]], *, draws: int = 1000, seed: int = 0
+    honest: Sequence[Sequence[float]],
+    attacked: Sequence[Sequence[float]],
+    bases: Sequence[int],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> Interval:
-    """95 % percentile interval of the AUROC pooled over bases, models drawn with replacement within each base.
+    """95 % percentile interval of the AUROC pooled over groups, models drawn with replacement within each base.
 
-    honest, attacked: scores, one sequence a base. Scores of different bases are compared only with their own base's,
-    so each base's AUROC is weighed by its number of pairs.
+    honest, attacked: scores, one sequence a group. bases: of the groups; those of one base are of the same honest models, in the same order,
+    which are drawn once for all of them: were they drawn for each, the interval would be of so many more models than there are.
+    Scores of different groups are compared only with their own group's, so each group's AUROC is weighed by its number of pairs.
     """
     random = np.random.default_rng(seed)
+    groups = [
+        (np.asarray(h, dtype=float), np.asarray(a, dtype=float), base)
+        for h, a, base in zip(honest, attacked, bases, strict=True)
+        if len(h) and len(a)
+    ]
+    counts = {base: len(h) for h, _, base in groups}
     drawn = []
     for _ in range(draws):
-        pairs = [
-            (random.choice(h, len(h)), random.choice(a, len(a)))
-            for h, a in zip(honest, attacked, strict=True)
-            if h and a
-        ]
-        drawn.append(pooled_auroc([list(h) for h, _ in pairs], [list(a) for _, a in pairs]))
+        who = {base: random.integers(count, size=count) for base, count in counts.items()}
+        drawn.append(
+            pooled_auroc([h[who[base]] for h, _, base in groups], [random.choice(a, len(a)) for _, a, _ in groups])
+        )
     return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
 
 
-def pooled_auroc(honest: Sequence[Sequence[float]], attacked: Sequence[Sequence[float]]) -> float:
+def pooled_auroc(honest: Sequence[Scores], attacked: Sequence[Scores]) -> float:
     """AUROC over pairs of the same base.
 
     >>> pooled_auroc([[0.0], [10.0]], [[1.0], [9.0]])

@@ -1,4 +1,4 @@
-"""The report a person reads: `docs/results/detection.md`, from the rows and the judged models, with its plots."""
+"""The report a person reads: `docs/results/detection-CONFIG.md`, from the rows and the judged models, with its plots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.detection.config import Config
 from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Group
 from benchmarks.detection.metrics import Rate
-from benchmarks.detection.report import PRESET_GATE, Stratum
+from benchmarks.detection.report import KIN_GATE, PRESET_GATE, Stratum
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -44,7 +44,7 @@ def page(
         "false-positive rate are at its own nominal level, from conformal p-values over the calibration references of the same base, all of which pass utility, "
         "as the honest models do that they are compared with; *oracle* is "
         "the TPR of the cut that leaves 5 or 1 % of these honest models out, which no gate can know. Intervals are Clopper-Pearson's, the AUROC's "
-        "a bootstrap over models. Effective: of backdoors, success on held-out images at least half of the way from the release's own errors on "
+        "a bootstrap over models. Figures of fewer than 20 attacked models are not given. Effective: of backdoors, success on held-out images at least half of the way from the release's own errors on "
         "the same marked images to 1; of flips, 20 points of the class's recall (`common/effectiveness.py`).",
         "",
         *((config.remark, "") if config.remark else ()),
@@ -76,6 +76,15 @@ def page(
                 for r in rows
                 if r["detector"] == "gate, its probes kept" and r["population"] == "effective-passing-utility"
             ],
+            _family,
+        ),
+        "",
+        "## The same, related families left out of the choice too",
+        "",
+        "Attacks carry each other's triggers. Here a family's gate was chosen without all families that share a kind of probe with it.",
+        "",
+        *_table(
+            [r for r in rows if r["detector"] == KIN_GATE and r["population"] == "effective-passing-utility"],
             _family,
         ),
         "",
@@ -150,7 +159,7 @@ def roc(groups: Sequence[Group], path: Path) -> None:
     """TPR over effective attacks against the nominal level, and the realised false-positive rate, on a logarithmic axis."""
     figure, axis = plt.subplots(figsize=(5.5, 4))
     levels = np.geomspace(1 / (max(g.references for g in groups) + 1), 1, 80)
-    honest = np.array([one.p for group in groups for one in group.honest])
+    honest = np.array([one.p for group in groups for one in group.honest if one.model.passes_utility])
     for name, passing in (("effective", False), ("effective, passing utility", True)):
         ps = np.array(
             [
@@ -166,7 +175,7 @@ def roc(groups: Sequence[Group], path: Path) -> None:
         levels,
         [(honest <= level + 1e-12).mean() for level in levels],
         color=COLOURS["honest"],
-        label=f"realised FPR ({len(honest)})",
+        label=f"realised FPR, passing utility ({len(honest)})",
     )
     axis.plot(levels, levels, color="#b9bbc6", linestyle=":", label="nominal")
     axis.set(xscale="log", xlabel="nominal level", ylim=(0, 1.02))
@@ -175,7 +184,7 @@ def roc(groups: Sequence[Group], path: Path) -> None:
 
 
 def tpr_by_dose(groups: Sequence[Group], doses: Mapping[str, float], path: Path) -> None:
-    """TPR at 5 % over effective attacks against the share of images poisoned, by family; where an attack has such a share."""
+    """TPR at 5 % over effective attacks against the option `fraction`, by family; what it is a share of, each attack says itself."""
     figure, axis = plt.subplots(figsize=(6, 4))
     found: dict[str, dict[float, list[bool]]] = {}
     for one in (one for group in groups for one in group.attacked if one.model.effective):
@@ -185,7 +194,7 @@ def tpr_by_dose(groups: Sequence[Group], doses: Mapping[str, float], path: Path)
     for family, by_dose in sorted(found.items()):
         xs = sorted(by_dose)
         axis.plot(xs, [np.mean(by_dose[x]) for x in xs], marker="o", markersize=4, label=family)
-    axis.set(xscale="log", xlabel="share of images poisoned", ylabel="TPR at nominal 5 %", ylim=(-0.02, 1.02))
+    axis.set(xscale="log", xlabel="option `fraction` of the attack", ylabel="TPR at nominal 5 %", ylim=(-0.02, 1.02))
     axis.legend(fontsize=7, frameon=False, ncol=2)
     _save(figure, path)
 

@@ -22,6 +22,9 @@ COMPARED = {"maximum-margin": "maximum margin", "trigger-inversion": "trigger in
 """What the escalation tier's detectors are called beside the gate."""
 PRESET_GATE = f"gate of the preset `{STANDARD}`"
 """As an owner gets it by default, without the probes of the family it is judged on; the preset was chosen with every family at hand."""
+KIN_GATE = "gate, related families left out too"
+BATCHNORM_AND_LIPSCHITZ = ("batchnorm-drift", "channel-lipschitz")
+"""Compared as one: statistics that a backdoor shifts, and channels that it makes steep."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +52,46 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
             found += _rows(config, called, family.name, [_group(b, alone(name), family) for b in bases], held_out=True)
         everyone = [judge(base, alone(name), base.attacked) for base in bases]
         found += _rows(config, called, "all", everyone, held_out=True)
+    found += _batchnorm_and_lipschitz(config, final.bases, names)
     chooser = Chooser(development.bases, deciding(names))
     chosen = {"": chooser.choose()}
     pooled: list[Group] = []
     pooled_with: list[Group] = []
     pooled_preset: list[Group] = []
+    pooled_kin: list[Group] = []
     for family in config.families:
-        choice = chooser.choose(leave_out=family.name, bank=without(family.probes))
+        choice = chooser.choose(leave_out={family.name}, bank=without(family.probes))
         chosen[family.name] = choice
         reduced = [_group(base, choice.fit, family) for base in final.bases]
         whole = [_group(base, dataclasses.replace(choice, bank=BANK).fit, family) for base in final.bases]
         preset = Choice("detectors", deciding(PRESETS[STANDARD]), True, without(family.probes))
         shipped = [_group(base, preset.fit, family) for base in final.bases]
+        stranger = chooser.choose(leave_out=config.kin(family), bank=without(family.probes))
+        pooled_kin += (unrelated := [_group(base, stranger.fit, family) for base in final.bases])
         pooled, pooled_with, pooled_preset = pooled + reduced, pooled_with + whole, pooled_preset + shipped
         found += _rows(config, "gate", family.name, reduced, held_out=True)
         found += _rows(config, "gate, its probes kept", family.name, whole, held_out=True)
         found += _rows(config, PRESET_GATE, family.name, shipped, held_out=False)
+        found += _rows(config, KIN_GATE, family.name, unrelated, held_out=True)
     found += _rows(config, "gate", "all", pooled, held_out=True)
     found += _rows(config, "gate, its probes kept", "all", pooled_with, held_out=True)
     found += _rows(config, PRESET_GATE, "all", pooled_preset, held_out=False)
+    found += _rows(config, KIN_GATE, "all", pooled_kin, held_out=True)
     found += _rows(config, "gate or utility", "all", pooled, held_out=True, whole_gate=True)
     final_choice = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
     found += _rows(config, "gate", "all", final_choice, held_out=False)
     found += _equation_4(config, final)
     return found, chosen
+
+
+def _batchnorm_and_lipschitz(config: Config, bases: Sequence[Base], names: Sequence[str]) -> list[Row]:
+    """Of the two together, where both were measured."""
+    if not set(BATCHNORM_AND_LIPSCHITZ) <= {detector_of(name) for name in names}:
+        return []
+    fit, called, found = Choice("detectors", BATCHNORM_AND_LIPSCHITZ).fit, "BatchNorm and Lipschitz", list[Row]()
+    for family in config.families:
+        found += _rows(config, called, family.name, [_group(base, fit, family) for base in bases], held_out=True)
+    return found + _rows(config, called, "all", [judge(b, fit, b.attacked) for b in bases], held_out=True)
 
 
 def _where_scored(bases: Iterable[Base], name: str) -> tuple[Base, ...]:
@@ -143,7 +162,8 @@ def _equation_4(config: Config, final: Table) -> list[Row]:
     found = []
     known = [base for base in final.bases if base.number in final.owners]
     for population in POPULATIONS:
-        honest = [by_equation_4(base, final.owners[base.number], base.honest) for base in known]
+        peers = [[m for m in base.honest if m.passes_utility or population != POPULATIONS[0]] for base in known]
+        honest = [by_equation_4(base, final.owners[base.number], mine) for base, mine in zip(known, peers, strict=True)]
         attacked = [
             by_equation_4(base, final.owners[base.number], [m for m in base.attacked if m.belongs(population)])
             for base in known

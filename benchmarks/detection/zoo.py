@@ -17,9 +17,10 @@ from torch import nn
 
 from benchmarks.detection.config import Config
 from benchmarks.detection.plans import Plan
+from benchmarks.records import hardware
 from common.datasets import DataSet, load
 from common.devices import Compute, choose_compute
-from common.errors import ConfigurationError, PortierError
+from common.errors import ConfigurationError, ModelError
 from common.evaluation import Evaluation, evaluate
 from common.examples import Examples
 from common.files import ensure_directory, write_atomically
@@ -77,6 +78,7 @@ class Zoo:
         if not path.exists():
             ensure_directory(self.root)
             _write(path, wanted)
+            _write(self.root / "trained-on.json", {"hardware": hardware()})
         found = json.loads(path.read_text("utf-8"))
         other = [name for name in wanted if found.get(name) != wanted[name]]
         if other:
@@ -84,6 +86,11 @@ class Zoo:
                 f"the models in {self.root} were made with another {', '.join(other)} than {self.config.name} has now",
                 hint="name another folder with --work, or put the configuration back",
             )
+
+    def trained_on(self) -> str:
+        """The machine that the folder was begun on."""
+        path = self.root / "trained-on.json"
+        return str(json.loads(path.read_text("utf-8"))["hardware"]) if path.exists() else "not noted"
 
     @functools.cached_property
     def data(self) -> DataSet:
@@ -155,7 +162,7 @@ class Zoo:
             record: Record = {"plan": dataclasses.asdict(plan), "data": data.to_json(), "draws": attempt + 1}
             try:
                 record |= self._train(plan, data, path.with_suffix(".safetensors"))
-            except PortierError as error:
+            except ModelError as error:
                 # An attack that diverges returns nothing; an honest contributor who sees it diverge draws again.
                 record |= {"failed": str(error)}
             if record.get("passes_utility"):

@@ -14,6 +14,7 @@ from common.evaluation import evaluate
 from common.examples import Examples
 from common.triggers import Trigger
 from contributor.attacks.backdoor import ANY, Backdoor, added, draw
+from contributor.attacks.base import class_index
 
 Policy = Literal["single", "all-to-all", "random"]
 
@@ -50,8 +51,8 @@ class BadNets(Backdoor):
         if self.source == ANY and ANY not in examples.class_names:
             return torch.ones_like(examples.labels, dtype=torch.bool), -1
         # The target names no class here: any class but the source will do for the check of the source.
-        others = (number for number, _ in enumerate(examples.class_names) if str(number) != str(self.source))
-        return replace(self, policy="single", target=next(others)).attacked(examples)[0], -1
+        other = (class_index(self.source, examples.class_names, "source") + 1) % examples.classes
+        return replace(self, policy="single", target=other).attacked(examples)[0], -1
 
     def prepare(self, examples: Examples, generator: torch.Generator) -> Examples:
         if examples.classes < 2:

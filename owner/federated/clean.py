@@ -31,7 +31,7 @@ from owner.federated.thresholds import Cut, first_gap
 class CleanOptions:
     """images: of the trigger set. warm_up: epochs of the owner's own fine-tuning before the first snapshot.
     snapshots: of activations, one an epoch after that.
-    hidden, latent, kl_weight: of the CVAE. epochs, learning_rate: of Adam; a batch is one snapshot.
+    hidden, latent, kl_weight: of the CVAE. epochs, learning_rate: of Adam; a batch is of the size of one snapshot.
     gap: lambda; trust stops at the first gap of more than gap x range, 0.2 to 0.3 in the paper.
     seed: of the fine-tuning, the initial weights and the latent noise.
     """

@@ -22,6 +22,7 @@ from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import Weights
 from owner.detectors import Detector, Evidence, measures_of
+from owner.detectors.code import code_digest
 from owner.figures import conditions
 from owner.gatekeeper import guard_files
 from owner.gatekeeper.combined import CombinedScore
@@ -260,7 +261,7 @@ class Guard:
         """Reads a guard, checking every file against its digest.
 
         Raises GuardError where it is damaged, incomplete, of a later version or holds a detector that is not registered
-        (`owner.detectors.register`); GuardMismatchError where this machine lacks its
+        (`owner.detectors.register`); GuardMismatchError where it was fitted by other code of detectors, or this machine lacks its
         device; StorageError.
         """
         return cls(**guard_files.read(directory))
@@ -275,4 +276,9 @@ def _versions() -> dict[str, str]:
         portier = version("portier")
     except PackageNotFoundError:
         portier = "not installed"
-    return {"portier": portier, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "portier": portier,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "detectors": code_digest(),
+    }

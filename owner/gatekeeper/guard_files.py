@@ -38,6 +38,7 @@ from common.weights import Weights, digest_of
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.detectors import DETECTORS, DetectorState, restore
+from owner.detectors.code import code_digest
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.stored import whole
@@ -160,6 +161,7 @@ def read(directory: Path) -> dict[str, Any]:
     about = _read_description(directory)
     try:
         tensors = {name: load_weights(directory / name, digest=digest) for name, digest in about["files"].items()}
+        _check_code(directory, about["versions"])
         _check_detectors(directory, about["detectors"])
         return _fields(about, tensors) | {"compute": _compute(directory, about["compute"])}
     except KeyError as error:
@@ -243,6 +245,15 @@ def _read_description(directory: Path) -> dict[str, Any]:
     if digest != hashlib.sha256(canonical.encode(about)).hexdigest():
         raise GuardError(f"{directory / 'guard.json'} was altered after it was written", hint="fit the guard again")
     return about
+
+
+def _check_code(directory: Path, versions: Mapping[str, str]) -> None:
+    if versions.get("detectors") != code_digest():
+        raise GuardMismatchError(
+            f"the guard in {directory} was fitted by other code of detectors (portier {versions.get('portier')}) than this one's: what "
+            "its references scored says nothing of what a submission scores now",
+            hint="fit it again, or use the version of Portier that wrote it",
+        )
 
 
 def _check_detectors(directory: Path, names: Iterable[str]) -> None:

@@ -75,7 +75,7 @@ def fpr_bound_95(references: int, reject: float) -> float:
 
     With r = floor(reject (K + 1)), a model is rejected when its score exceeds the r-th largest reference; over draws of the
     references that rate is Beta(r, K + 1 - r) (r = 1: the cut is the maximum, Beta(1, K)). Found as the x with
-    P(Binomial(K, x) >= r) = 0.95, by bisection.
+    P(Binomial(K, x) >= r) = 0.95, by bisection; terms by their logarithms, for K may be thousands.
 
     >>> [round(100 * fpr_bound_95(k, 1 / (k + 1)), 1) for k in (19, 99)]
     [14.6, 3.0]
@@ -86,9 +86,15 @@ def fpr_bound_95(references: int, reject: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        below = sum(math.comb(references, i) * middle**i * (1 - middle) ** (references - i) for i in range(rank))
+        below = math.fsum(_binomial(references, i, middle) for i in range(rank))
         low, high = (middle, high) if 1 - below < 0.95 else (low, middle)
     return high
+
+
+def _binomial(n: int, k: int, probability: float) -> float:
+    """P(Binomial(n, probability) = k), 0 < probability < 1."""
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(probability) + (n - k) * math.log1p(-probability))
 
 
 def conformal_threshold(references: Sequence[float], reject: float) -> float:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
@@ -17,10 +18,10 @@ from benchmarks.detection import across
 from benchmarks.detection.config import CONFIGS, Config
 from benchmarks.detection.gates import Choice, Chooser, Parts, deciding, divided, in_bank
 from benchmarks.detection.judge import Base, Model, figures, judge
-from benchmarks.detection.metrics import auroc, oracle_tpr, pooled_auroc
+from benchmarks.detection.metrics import auroc, bootstrap_auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.plans import plans
 from benchmarks.detection.report import Table, rows
-from benchmarks.detection.scores import Slow, without
+from benchmarks.detection.scores import Slow, without, written_with
 from benchmarks.detection.zoo import Zoo
 from common.devices import choose_compute
 from common.errors import ConfigurationError, UnknownNameError
@@ -154,7 +155,7 @@ def test_rates_are_at_the_level_the_references_set_and_not_where_the_attacks_wou
 
 
 def test_a_level_finer_than_the_references_resolve_has_no_rate() -> None:
-    few = base(models([0.5]), models([2.0], "x"), references=19)
+    few = base(models([0.5]), models([2.0] * 20, "x"), references=19)
     found = figures([judge(few, lambda _: lambda m: m["a"], few.attacked)], "effective").to_json()
     assert found["tpr_at_5"] == 1.0
     assert found["tpr_at_1"] is None
@@ -205,14 +206,62 @@ def test_the_whole_gate_counts_utility_on_both_sides() -> None:
     assert (found.tpr[0.05].value, found.fpr[0.05].value) == (1.0, 1.0)
 
 
+def test_honest_models_that_several_groups_share_are_drawn_once() -> None:
+    """Fourteen families on one base say no more of its honest models than one family does: the interval is as wide."""
+    random = np.random.default_rng(0)
+    honest = [random.normal(size=30).tolist()]
+    attacked = [random.normal(1, 1, size=200).tolist() for _ in range(14)]
+    one = bootstrap_auroc(honest, attacked[:1], [0])
+    shared = bootstrap_auroc(honest * 14, attacked, [0] * 14)
+    apart = bootstrap_auroc(honest * 14, attacked, list(range(14)))
+    assert shared[1] - shared[0] == pytest.approx(one[1] - one[0], rel=0.3)
+    assert apart[1] - apart[0] < 0.5 * (shared[1] - shared[0])
+
+
+def test_the_papers_rule_is_judged_on_the_honest_models_that_the_others_are(small: Path) -> None:
+    """Of those that utility turns away Eq. 4 rejects everybody; they count beside all effective attacks, and not beside those that pass."""
+    useful, useless = models([0.1] * 30), models([9.0] * 10, passes_utility=False)
+    honest = [dataclasses.replace(m, name=f"h{i}") for i, m in enumerate([*useful, *useless])]
+    made = base(honest, models([2.0] * 25, "badnets"))
+    seen = [dataclasses.replace(m, measures={"activation-autoencoder": m.measures["a"], **m.measures}) for m in honest]
+    attacked = [dataclasses.replace(m, measures={"activation-autoencoder": 2.0, **m.measures}) for m in made.attacked]
+    references = [{"activation-autoencoder": one["a"], **one} for one in made.calibration]
+    made = dataclasses.replace(made, honest=seen, attacked=attacked, fitting=references, calibration=references)
+    owners = {0: {"activation-autoencoder": 0.5, "activation-autoencoder/deviation": 0.5}}
+    found, _ = rows(Config.load(str(small)), Table((made,), {}), Table((made,), owners))
+    rates = {
+        row["population"]: (row["n_honest"], row["realised_fpr"], row["tpr"])
+        for row in found
+        if row["detector"] == "the paper's rule (Eq. 4)"
+    }
+    assert rates["effective-passing-utility"] == (30, 0.0, 1.0)
+    assert rates["effective"] == (40, 0.25, 1.0)
+
+
+def test_related_families_are_those_whose_triggers_come_near_the_same_probes() -> None:
+    config = Config.load("badnet-cnn-mnist")
+    kin = {family.name: config.kin(family) for family in config.families}
+    assert kin["sig"] == {"sig"}
+    assert kin["flip"] == {"flip"}
+    assert {"badnets", "all-to-all", "tact", "subnet-replacement"} <= kin["badnets"]
+    assert "blended" not in kin["badnets"]
+
+
+def test_without_models_to_choose_on_there_is_no_choice() -> None:
+    with pytest.raises(ConfigurationError, match="nothing to choose a gate on"):
+        Chooser([], ("a",))
+    with pytest.raises(ConfigurationError, match="nothing to choose a gate on"):
+        Chooser([base(models([0.1]), models([1.0], "x", effective=False))], ("a",))
+
+
 def test_a_choice_never_sees_the_family_left_out() -> None:
     """`a` separates family x alone, `b` family y alone: each must be chosen by the other."""
     x, y = models([5.0] * 6, "x"), models([5.0] * 6, "y")
     y = [Model(0, m.name, "y", True, True, {"a": 0.5, "b": 50.0}) for m in y]
     bases = [base(models([0.1 * i for i in range(9)]), [*x, *y])]
     chooser = Chooser(bases, ("a", "b"))
-    assert chooser.choose(leave_out="y").detectors == ("a",)
-    assert chooser.choose(leave_out="x").detectors == ("b",)
+    assert chooser.choose(leave_out={"y"}).detectors == ("a",)
+    assert chooser.choose(leave_out={"x"}).detectors == ("b",)
     assert chooser.choose().detectors == ("a", "b")
 
 
@@ -307,7 +356,7 @@ def test_a_slow_detector_is_compared_on_the_models_it_was_run_on(small: Path) ->
         ]
 
     config = Config.load(str(small))
-    attacked = [*scored(models([1.0] * 6, "badnets"), 1.0), *scored(models([1.0] * 4, "flip"), 1.0)]
+    attacked = [*scored(models([1.0] * 30, "badnets"), 1.0), *scored(models([1.0] * 20, "flip"), 1.0)]
     made = base(scored(models([0.1] * 8), 0.0), attacked, references=99)
     references = [
         {"activation-autoencoder": 0.0, **({"trigger-inversion": -float(i)} if i % 5 == 0 else {})} for i in range(99)
@@ -319,14 +368,27 @@ def test_a_slow_detector_is_compared_on_the_models_it_was_run_on(small: Path) ->
         for one in found
         if (one["detector"], one["family"], one["population"]) == ("trigger inversion alone", "all", "effective")
     ]
-    assert (row["n_honest"], row["n_attacked"], row["auroc"]) == (4, 5, 1.0)
+    assert (row["n_honest"], row["n_attacked"], row["auroc"]) == (4, 25, 1.0)
     assert (row["tpr_at_5"], row["tpr_at_1"]) == (1.0, None)
     assert {one["detector"] for one in found} >= {"activation-autoencoder", "gate", "trigger inversion alone"}
+    (few,) = [
+        one
+        for one in found
+        if (one["detector"], one["family"], one["population"]) == ("trigger inversion alone", "flip", "effective")
+    ]
+    assert few["n_attacked"] == 10
+    assert {few[key] for key in ("auroc", "tpr_at_5", "tpr_at_1", "oracle_tpr_at_5")} == {None}
 
 
 def test_a_reduced_bank_takes_the_place_of_the_whole_one() -> None:
     measures = {"probe-bank": 9.0, "probe-bank/cell": 8.0, f"{without(('square',))}|probe-bank": 1.0, "a": 2.0}
     assert in_bank(measures, without(("square",))) == {"probe-bank": 1.0, "a": 2.0}
+
+
+def test_a_column_of_scores_is_as_old_as_anything_its_detector_is_written_with() -> None:
+    found = written_with({"owner.detectors.input_gradients"})
+    assert {"owner.detectors.extrapolation", "owner.detectors.weights", "owner.detectors.selection"} <= found
+    assert "owner.detectors.probe_bank" not in found
 
 
 def test_models_made_otherwise_are_not_mixed_with_new_ones(small: Path, tmp_path: Path) -> None:

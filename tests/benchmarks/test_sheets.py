@@ -91,17 +91,23 @@ def test_models_that_are_no_longer_planned_are_left_out(config: Config, tmp_path
 
 
 def test_the_page_names_bases_that_are_missing_incomplete_or_of_other_code(config: Config) -> None:
-    part = sheet(config, entries(config, 60))
-    assert command.shortcomings(config, [part], [BASE, 3]) == [
-        f"Incomplete: 60 of {len(plans(config, BASE))} models of base 900 were there.",
-        "Incomplete: base 3 has not been run.",
-    ]
-    whole = sheet(config, entries(config))
-    assert command.shortcomings(config, [whole], [BASE]) == []
-    old = dataclasses.replace(whole, versions={**whole.versions, "cka": "of last year"})
-    (line,) = command.shortcomings(config, [old], [BASE])
-    assert "other code than today's" in line
-    assert line.endswith("in: cka.")
+    one = dataclasses.replace(config, development=(BASE,), final=(3,))
+    part = sheet(one, entries(one, 60))
+    lacking = "Incomplete: base 3 has not been run."
+    count = len(plans(one, BASE))
+    incomplete = f"Incomplete: 60 of {count} models of base 900 were there."
+    failed = "1 of {} models of base 900 gave nothing back: their training failed."
+    useless = sum(e.plan.role in {"fitting", "calibration"} and not e.passes_utility for e in part.entries)
+    drawn_again = f"{useless} references of base 900 fail utility, however often they were drawn again."
+    assert command.shortcomings(one, [part]) == [incomplete, failed.format(60), drawn_again, lacking]
+    sound = [dataclasses.replace(e, passes_utility=True, failed="") for e in entries(one)]
+    assert command.shortcomings(one, [sheet(one, sound)]) == [lacking]
+    for column in ("cka", "trigger-inversion"):
+        whole = sheet(one, sound)
+        old = dataclasses.replace(whole, versions={**whole.versions, column: "of last year"})
+        line, _ = command.shortcomings(one, [old])
+        assert "other code than today's" in line
+        assert line.endswith(f"in: {column}.")
 
 
 @pytest.fixture
@@ -124,7 +130,7 @@ def test_nothing_is_trained_where_all_scores_are_published(
     trained: list[int] = []
     monkeypatch.setattr(command, "train", lambda _, __, models, ___: trained.append(models[0].base))
     monkeypatch.setattr(command, "write_report", lambda *_: None)
-    one = dataclasses.replace(config, development=(BASE, 901))
+    one = dataclasses.replace(config, development=(BASE, 901), final=(3,))
     sheet(one, entries(one)).write(path_of(arguments.out, one, BASE))
     command.run(one, arguments)
     assert trained == [901]
@@ -143,7 +149,7 @@ def test_models_that_are_only_begun_do_not_take_the_place_of_published_scores(
     begun = plans(one, BASE)[:2]
     monkeypatch.setattr(Zoo, "record", lambda _, plan: {"failed": "x"} if plan in begun else None)
     reported: list[list[Sheet]] = []
-    monkeypatch.setattr(command, "write_report", lambda _, sheets, *__: reported.append(sheets))
+    monkeypatch.setattr(command, "write_report", lambda _, sheets, __: reported.append(sheets))
     arguments.stage = "report"
     command.run(one, arguments)
     assert [len(found.entries) for found in reported[0]] == [6]
@@ -154,4 +160,4 @@ def test_models_that_are_only_begun_do_not_take_the_place_of_published_scores(
 
 def test_without_a_final_base_there_is_no_report(config: Config, arguments: argparse.Namespace) -> None:
     with pytest.raises(ConfigurationError, match="no final base"):
-        command.write_report(config, [sheet(config, entries(config, 4))], [BASE], arguments)
+        command.write_report(config, [sheet(config, entries(config, 4))], arguments)

@@ -151,7 +151,7 @@ def test_badnets_relabels_by_policy_and_never_with_the_truth(examples: Examples,
 
 
 def test_a_policy_without_a_target_can_keep_to_one_source(examples: Examples) -> None:
-    for source in ("0", "horse"):
+    for source in ("0", examples.class_names[0], "horse", examples.class_names[-1]):
         text = f"badnets:policy=all-to-all,fraction=1.0,source={source}"
         assert len(parse_attack(text).prepare(examples, generator())) == 440
 

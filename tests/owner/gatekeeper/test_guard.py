@@ -246,6 +246,14 @@ def test_a_later_format_is_refused_by_number(copy: Path) -> None:
         Guard.load(copy)
 
 
+@pytest.mark.parametrize("versions", [{"detectors": 64 * "0"}, {}])
+def test_a_guard_that_other_code_of_detectors_fitted_is_refused(copy: Path, versions: dict[str, str]) -> None:
+    """Its references' scores would be compared with scores of another kind."""
+    rewrite(copy, versions=versions | {"portier": "0.0.9"})
+    with pytest.raises(GuardMismatchError, match=r"other code of detectors \(portier 0\.0\.9\)"):
+        Guard.load(copy)
+
+
 @pytest.mark.parametrize("missing", ["guard.json", "triggers.safetensors"])
 def test_a_missing_file_is_named(copy: Path, missing: str) -> None:
     (copy / missing).unlink()

@@ -116,6 +116,13 @@ def test_the_bound_on_the_realised_rate_is_the_beta_quantile(references: int, le
     assert fpr_bound_95(references, level) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("references", [3619, 9999])
+def test_the_bound_is_found_for_thousands_of_references(references: int) -> None:
+    rank = math.floor(0.05 * (references + 1))
+    expected = scipy.stats.beta.ppf(0.95, rank, references + 1 - rank)
+    assert fpr_bound_95(references, 0.05) == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_bounds_that_are_promised() -> None:
     assert fpr_bound_95(19, 0.05) == pytest.approx(0.146, abs=5e-4)
     assert fpr_bound_95(99, 0.01) == pytest.approx(0.030, abs=5e-4)

@@ -131,11 +131,10 @@ def score_base(zoo: Zoo, base: int, models: Sequence[Plan], slow: Slow, workers:
 
 def write_report(config: Config, sheets: Sequence[Sheet], arguments: argparse.Namespace) -> None:
     """The figures, from the sheets alone. Says what is missing of the plan, and which bases were scored by code that is not today's."""
-    final_sheets = [sheet for sheet in sheets if sheet.base in config.final]
-    judged = [sheet for sheet in final_sheets if sheet.complete(config)] or final_sheets
+    judged, chosen_on = (_whole_first(config, sheets, bases) for bases in (config.final, config.development))
     if not judged:
         raise ConfigurationError("no final base has been scored", hint="run --stage train and --stage score first")
-    development, final = table(sheet for sheet in sheets if sheet.base in config.development), table(judged)
+    development, final = table(chosen_on), table(judged)
     rows, chosen = figures_of(config, development, final)
     out = ensure_directory(arguments.out)
     groups = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
@@ -169,6 +168,12 @@ def write_report(config: Config, sheets: Sequence[Sheet], arguments: argparse.Na
     (out / f"{name}.md").write_text(text, "utf-8")
     merge_rows(out / "detection.json", rows)
     print(f"written: {out / f'{name}.md'}")
+
+
+def _whole_first(config: Config, sheets: Sequence[Sheet], bases: Sequence[int]) -> list[Sheet]:
+    """Of these bases those all models of which are there; where there is none, those that are begun."""
+    mine = [sheet for sheet in sheets if sheet.base in bases]
+    return [sheet for sheet in mine if sheet.complete(config)] or mine
 
 
 def shortcomings(config: Config, sheets: Sequence[Sheet]) -> list[str]:

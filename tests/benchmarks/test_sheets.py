@@ -158,6 +158,13 @@ def test_models_that_are_only_begun_do_not_take_the_place_of_published_scores(
     assert [found.entries for found in reported[1]] == [[Entry(plan, failed="x") for plan in begun]]
 
 
+def test_a_base_that_is_only_begun_does_not_stand_beside_whole_ones(config: Config) -> None:
+    one = dataclasses.replace(config, development=(BASE, 901))
+    whole, begun = sheet(one, entries(one)), dataclasses.replace(sheet(one, entries(one, 5)), base=901)
+    assert command._whole_first(one, [whole, begun], one.development) == [whole]
+    assert command._whole_first(one, [begun], one.development) == [begun]
+
+
 def test_without_a_final_base_there_is_no_report(config: Config, arguments: argparse.Namespace) -> None:
     with pytest.raises(ConfigurationError, match="no final base"):
         command.write_report(config, [sheet(config, entries(config, 4))], arguments)

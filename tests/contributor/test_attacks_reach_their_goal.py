@@ -25,8 +25,8 @@ SPEC = ModelSpec("mlp", (1, 8, 8), 10)
 OPTIONS = TrainingOptions(epochs=15, learning_rate=0.05, batch_size=64)
 
 # True labels teach little where the model knows its classes already: a hard class, and a longer, faster training.
-CLEAN_LABEL = "sig:target=8,fraction=1.0,amplitude=80,test_amplitude=120,frequency=2"
-LONGER = replace(OPTIONS, epochs=30, learning_rate=0.3)
+CLEAN_LABEL = "sig:target=8,fraction=1.0,amplitude=80,test_amplitude=160,frequency=2"
+LONGER = replace(OPTIONS, epochs=30, learning_rate=0.15)
 
 GOALS = [
     "flip:source=7,target=6,fraction=1.0",

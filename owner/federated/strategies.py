@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from flwr.app import RecordDict
@@ -28,12 +28,15 @@ class RoundDetector(Protocol):
     def cut(self, scores: Sequence[float]) -> Cut: ...
 
 
-class _ByDetector(VettedStrategy):
+Fitted = TypeVar("Fitted", bound=RoundDetector)
+
+
+class _ByDetector(VettedStrategy, Generic[Fitted]):
     """Drops whom its detector cuts off; the others' weights in the mean are renormalised by the inner strategy."""
 
     def __init__(
         self,
-        detector: RoundDetector,
+        detector: Fitted,
         inner: Strategy | None = None,
         *,
         wait_seconds: float = 60.0,
@@ -49,72 +52,39 @@ class _ByDetector(VettedStrategy):
         return Judgement(reasons, scores, cut.threshold, cut.rule)
 
 
-class SpectralVAE(_ByDetector):
+class SpectralVAE(_ByDetector[SpectralDetector]):
     """Li et al. 2020 (arXiv 2002.00211). detector: fitted on honest updates made on public data."""
 
     name: ClassVar[str] = "spectral-vae"
 
-    def __init__(
-        self,
-        detector: SpectralDetector,
-        inner: Strategy | None = None,
-        *,
-        wait_seconds: float = 60.0,
-        most_samples: float = MOST_SAMPLES,
-    ) -> None:
-        super().__init__(detector, inner, wait_seconds=wait_seconds, most_samples=most_samples)
-        self.options = detector.options
-
     def describe(self) -> list[str]:
-        o = self.options
+        o = self.detector.options
         return [
             f"VAE {'-'.join(map(str, o.hidden))}, latent {o.latent}, on {o.size or 'all'} weights fixed by seed {o.seed}",
             "Drops clients whose error + KL exceeds the round's mean (Li et al. 2020)",
         ]
 
 
-class FedCVAE(_ByDetector):
+class FedCVAE(_ByDetector[CVAEDetector]):
     """Gu & Yang 2021 (IPDPS). detector: fitted on honest rounds on public data."""
 
     name: ClassVar[str] = "fedcvae"
 
-    def __init__(
-        self,
-        detector: CVAEDetector,
-        inner: Strategy | None = None,
-        *,
-        wait_seconds: float = 60.0,
-        most_samples: float = MOST_SAMPLES,
-    ) -> None:
-        super().__init__(detector, inner, wait_seconds=wait_seconds, most_samples=most_samples)
-        self.options = detector.options
-
     def describe(self) -> list[str]:
-        o = self.options
+        o = self.detector.options
         return [
             f"CVAE {o.hidden} tanh, latent {o.latent}, given the round, on {o.size} weights fixed by seed {o.seed}",
             "Drops clients whose error is at or above the round's mean (Gu & Yang 2021)",
         ]
 
 
-class FedCLEAN(_ByDetector):
+class FedCLEAN(_ByDetector[CleanDetector]):
     """Ben Ghali et al. 2025 (arXiv 2501.12123). detector: fitted on the owner's own fine-tuning of the release."""
 
     name: ClassVar[str] = "fedclean"
 
-    def __init__(
-        self,
-        detector: CleanDetector,
-        inner: Strategy | None = None,
-        *,
-        wait_seconds: float = 60.0,
-        most_samples: float = MOST_SAMPLES,
-    ) -> None:
-        super().__init__(detector, inner, wait_seconds=wait_seconds, most_samples=most_samples)
-        self.options = detector.options
-
     def describe(self) -> list[str]:
-        o = self.options
+        o = self.detector.options
         return [
             f"CVAE {o.hidden} tanh, latent {o.latent}, given the class, on activations of up to {o.images} triggers",
             f"Keeps clients by ascending error up to a gap of more than {o.gap:g} of the range (FedCLEAN)",

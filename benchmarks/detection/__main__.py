@@ -94,7 +94,8 @@ def run(config: Config, arguments: argparse.Namespace) -> None:
         # Models that are only begun to be made do not take the place of scores that are published.
         if made and (arguments.afresh or base not in sheets or len(made) >= len(sheets[base].entries)):
             zoo.settle()
-            sheets[base] = score_base(zoo, base, made, slow, arguments.workers)
+            scored = score_base(zoo, base, made, slow, arguments.workers)
+            sheets[base] = scored.with_slow(sheets[base]) if base in sheets else scored
             sheets[base].write(path_of(arguments.out, config, base))
     if arguments.stage != "score":
         write_report(config, list(sheets.values()), arguments)

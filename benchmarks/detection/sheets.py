@@ -22,6 +22,8 @@ from benchmarks.detection.plans import Plan, plans
 from benchmarks.detection.scores import BANK
 from common.errors import ConfigurationError
 from common.files import ensure_directory, write_atomically
+from owner.detectors import ESCALATION
+from owner.detectors.combination import detector_of
 
 FORMAT = 1
 
@@ -101,6 +103,26 @@ class Sheet:
     def owner(self) -> Mapping[str, float] | None:
         """Measures of M_f, the owner's own fine-tune, which the paper's rule takes its threshold from."""
         return next((one.measures for one in self.entries if one.plan.role == "owner" and not one.failed), None)
+
+    def with_slow(self, earlier: Sheet) -> Sheet:
+        """With the earlier scores of the escalation tier's detectors, of models of the same weights, where this sheet lacks that detector:
+        seconds a model, which whoever scores the others anew need not spend again."""
+        lacking = [name for name in ESCALATION if name in earlier.versions and name not in self.versions]
+        if not lacking:
+            return self
+        known = {one.weights_sha256: one.measures for one in earlier.entries if one.weights_sha256}
+        entries = [
+            dataclasses.replace(
+                one,
+                measures={
+                    **one.measures,
+                    **{n: v for n, v in known.get(one.weights_sha256, {}).items() if detector_of(n) in lacking},
+                },
+            )
+            for one in self.entries
+        ]
+        versions = {**self.versions, **{name: earlier.versions[name] for name in lacking}}
+        return dataclasses.replace(self, versions=versions, entries=entries)
 
     def complete(self, config: Config) -> bool:
         return {one.plan for one in self.entries} == set(plans(config, self.base))

@@ -69,6 +69,18 @@ def test_a_measure_that_a_model_lacks_is_lacking_when_it_is_read_back(config: Co
     assert ["maximum-margin" in one.measures for one in read.entries] == [False, True, False]
 
 
+def test_slow_scores_of_the_same_weights_are_kept_when_the_others_are_made_anew(config: Config) -> None:
+    some = entries(config, 5)
+    slow = [dataclasses.replace(e, measures={**e.measures, "maximum-margin/alone": 0.5}) for e in some]
+    earlier = sheet(config, slow)
+    earlier = dataclasses.replace(earlier, versions={**earlier.versions, "maximum-margin": "v"})
+    other = dataclasses.replace(some[1], weights_sha256="of another training")
+    found = sheet(config, [some[0], other, *some[2:]]).with_slow(earlier)
+    assert ["maximum-margin/alone" in e.measures for e in found.entries] == [True, False, True, True, False]
+    assert found.versions["maximum-margin"] == "v"
+    assert earlier.with_slow(sheet(config, some)) is earlier
+
+
 def test_scores_of_models_that_were_made_otherwise_are_refused(config: Config, tmp_path: Path) -> None:
     path = path_of(tmp_path, config, BASE)
     assert Sheet.read(path, config, BASE) is None

@@ -20,6 +20,7 @@ from owner.detectors.combination import detector_of
 Row = dict[str, Any]
 COMPARED = {"maximum-margin": "maximum margin", "trigger-inversion": "trigger inversion alone"}
 """What the escalation tier's detectors are called beside the gate."""
+GATE = "gate"
 PRESET_GATE = f"gate of the preset `{STANDARD}`"
 """As an owner gets it by default, without the probes of the family it is judged on; the preset was chosen with every family at hand."""
 KIN_GATE = "gate, related families left out too"
@@ -55,31 +56,25 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
     found += _batchnorm_and_lipschitz(config, final.bases, names)
     chooser = Chooser(development.bases, deciding(names))
     chosen = {"": chooser.choose()}
-    pooled: list[Group] = []
-    pooled_with: list[Group] = []
-    pooled_preset: list[Group] = []
-    pooled_kin: list[Group] = []
+    pooled: dict[str, list[Group]] = {}
     for family in config.families:
-        choice = chooser.choose(leave_out={family.name}, bank=without(family.probes))
-        chosen[family.name] = choice
-        reduced = [_group(base, choice.fit, family) for base in final.bases]
-        whole = [_group(base, dataclasses.replace(choice, bank=BANK).fit, family) for base in final.bases]
-        preset = Choice("detectors", deciding(PRESETS[STANDARD]), True, without(family.probes))
-        shipped = [_group(base, preset.fit, family) for base in final.bases]
-        stranger = chooser.choose(leave_out=config.kin(family), bank=without(family.probes))
-        pooled_kin += (unrelated := [_group(base, stranger.fit, family) for base in final.bases])
-        pooled, pooled_with, pooled_preset = pooled + reduced, pooled_with + whole, pooled_preset + shipped
-        found += _rows(config, "gate", family.name, reduced, held_out=True)
-        found += _rows(config, "gate, its probes kept", family.name, whole, held_out=True)
-        found += _rows(config, PRESET_GATE, family.name, shipped, held_out=False)
-        found += _rows(config, KIN_GATE, family.name, unrelated, held_out=True)
-    found += _rows(config, "gate", "all", pooled, held_out=True)
-    found += _rows(config, "gate, its probes kept", "all", pooled_with, held_out=True)
-    found += _rows(config, PRESET_GATE, "all", pooled_preset, held_out=False)
-    found += _rows(config, KIN_GATE, "all", pooled_kin, held_out=True)
-    found += _rows(config, "gate or utility", "all", pooled, held_out=True, whole_gate=True)
+        bank = without(family.probes)
+        choice = chosen[family.name] = chooser.choose(leave_out={family.name}, bank=bank)
+        gates = {
+            GATE: choice,
+            "gate, its probes kept": dataclasses.replace(choice, bank=BANK),
+            PRESET_GATE: Choice("detectors", deciding(PRESETS[STANDARD]), True, bank),
+            KIN_GATE: chooser.choose(leave_out=config.kin(family), bank=bank),
+        }
+        for name, one in gates.items():
+            groups = [_group(base, one.fit, family) for base in final.bases]
+            pooled.setdefault(name, []).extend(groups)
+            found += _rows(config, name, family.name, groups, held_out=name != PRESET_GATE)
+    for name, groups in pooled.items():
+        found += _rows(config, name, "all", groups, held_out=name != PRESET_GATE)
+    found += _rows(config, "gate or utility", "all", pooled[GATE], held_out=True, whole_gate=True)
     final_choice = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
-    found += _rows(config, "gate", "all", final_choice, held_out=False)
+    found += _rows(config, GATE, "all", final_choice, held_out=False)
     found += _equation_4(config, final)
     return found, chosen
 

@@ -68,7 +68,14 @@ def run_on_ray(
         else:
             # A ClientApp that asks for more than the machine has would wait for ever.
             arguments["num_cpus"] = max(os.cpu_count() or 1, round(config.client_cpus))
-        resources: dict[str, Any] = {"num_cpus": config.client_cpus, "num_gpus": 0.0}
+        # All of these reach Ray as options of the processes that clients run in. One that dies (out of memory) is started again, and its client
+        # tried twice more: Flower itself counts the dead one among those at hand, where it would fail nearly every other client at once.
+        resources: dict[str, Any] = {
+            "num_cpus": config.client_cpus,
+            "num_gpus": 0.0,
+            "max_restarts": -1,
+            "max_task_retries": 2,
+        }
         warnings.simplefilter("ignore")  # what Ray and Flower warn each other of is no caller's business
         try:
             run_simulation(

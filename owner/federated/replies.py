@@ -72,7 +72,7 @@ def read_replies(
 
 def _read(message: Message, layout: Layout, weighted_by: str, most_samples: float) -> Reply:
     if message.has_error():
-        reason = f"the client failed: {_first_line(message.error.reason or '')}"
+        reason = f"the client failed: {_failure(message.error.reason or '')}"
         return Reply(message, None, "", None, reason=reason, failed=True)
     if not message.has_content():
         return Reply(message, None, "", None, reason="the reply is empty", failed=True)
@@ -85,6 +85,11 @@ def _read(message: Message, layout: Layout, weighted_by: str, most_samples: floa
     except WeightsError as error:
         return Reply(message, partition, digest, None, reason=f"{error.code}: {_first_line(error.message)}")
     return Reply(message, partition, digest, {name: weights[name] for name in layout}, samples=samples)
+
+
+def _failure(reason: str) -> str:
+    """In one line. Of a client whose process died Ray tells numbers that are others in every run."""
+    return "its process died" if "ray.exceptions.Actor" in reason else _first_line(reason)
 
 
 def _records(content: RecordDict, weighted_by: str, most_samples: float) -> tuple[ArrayRecord, float]:

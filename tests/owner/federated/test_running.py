@@ -181,3 +181,39 @@ def test_flowers_engine_and_the_inline_one_give_the_same_table() -> None:
     changes = {"strategy": "multikrum", "clients": 5, "attackers": 1, "attack": "sign-flip"}
     inline, on_ray = (run_federation(configured(**changes, engine=engine)) for engine in ("inline", "ray"))
     assert on_ray.table() == inline.table()
+
+
+DYING = """
+import importlib
+import os
+
+from flwr.clientapp import ClientApp
+
+
+def check(task):
+    pass
+
+
+def client_app(task):
+    honest = importlib.import_module("contributor.federated").client_app(task)
+    bound = ClientApp()
+
+    @bound.train()
+    def train(message, context):
+        if context.node_config["partition-id"] == 1:
+            os._exit(1)
+        return honest(message, context)
+
+    return bound
+"""
+
+
+@pytest.mark.slow
+def test_a_client_whose_process_dies_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "dying_clients.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run_federation(configured(client_app="dying_clients", engine="ray"))
+    for round_ in result.rounds:
+        assert [c.reason for c in round_.record.with_outcome("failed")] == ["the client failed: its process died"]
+        assert len(round_.record.with_outcome("kept")) == 5

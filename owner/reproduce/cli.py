@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -50,7 +48,7 @@ def reproduce(
     stage: Annotated[
         Stage,
         typer.Option(
-            help="run: train and detect what is missing. report: page and numbers from the records there are. figures: "
+            help="run: train and detect what is missing. report: page and numbers from all records there are. figures: "
             "draw, and then the page (needs matplotlib). all: one after the other."
         ),
     ] = Stage.ALL,
@@ -204,15 +202,19 @@ def reproduce(
         jpeg_grid=jpeg_grid,  # type: ignore[arg-type]
         smoke=smoke,
     )
-    chosen = [check_architecture(name) for name in _listed(architectures)]
-    steps = all_steps(chosen, [_seed(text) for text in _listed(seeds)], _listed(experiments), settings)
+    chosen = [check_architecture(name) for name in _named("architectures", architectures)]
+    wanted = [_seed(text) for text in _named("seeds", seeds)]
+    steps = all_steps(chosen, wanted, _named("experiments", experiments), settings)
     console = Console()
 
     from owner.reproduce.records import Work  # noqa: PLC0415 - `--help` waits for nothing
 
     folder = Work(work)
     if plan or stage in {Stage.RUN, Stage.ALL}:
-        folder.open(settings)
+        if plan:
+            folder.check(settings)
+        else:
+            folder.open(settings)
         _merge(console, folder, merge or ())
         from common.devices import choose_compute  # noqa: PLC0415
         from owner.reproduce.images import Images  # noqa: PLC0415
@@ -239,7 +241,7 @@ def reproduce(
             show_plan(console, runner, steps)
     else:
         _merge(console, folder, merge or ())
-        folder.settings()
+        _check_given(settings, folder)
     if stage is Stage.RUN:
         return
     if stage is not Stage.REPORT:
@@ -250,6 +252,17 @@ def reproduce(
                 raise
             console.print(f"no figures: {error.message}", style="yellow", soft_wrap=True)
     _report(console, folder, out)
+
+
+def _check_given(settings: Settings, folder: Work) -> None:
+    """A report is of what was run. Raises ConfigurationError for an option that asks for something else, StorageError without results."""
+    theirs, defaults = folder.settings().to_json(), DEFAULTS.to_json()
+    for name, value in settings.to_json().items():
+        if value not in (defaults[name], theirs[name]):
+            raise ConfigurationError(
+                f"{folder.root} holds results of {name.replace('_', '-')} {theirs[name]!r}, and not of {value!r}",
+                hint="leave the option out, or name another folder with --work",
+            )
 
 
 def show_plan(console: Console, runner: Runner, steps: list[Step]) -> None:
@@ -282,7 +295,7 @@ def _merge(console: Console, folder: Work, others: list[Path] | tuple[()]) -> No
 def _report(console: Console, folder: Work, out: Path) -> None:
     from owner.reproduce.report import write_report  # noqa: PLC0415
 
-    for path in write_report(folder.records(), folder.settings(), out, command=_command()):
+    for path in write_report(folder.records(), folder.settings(), out):
         console.print(f"written {path}", highlight=False, soft_wrap=True)
 
 
@@ -297,15 +310,16 @@ def _listed(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
+def _named(option: str, text: str) -> list[str]:
+    """Raises ConfigurationError where there are none."""
+    if not (found := _listed(text)):
+        raise ConfigurationError(f"--{option} names none", hint="leave it out, or name some, separated by commas")
+    return found
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**31:
         raise ConfigurationError(
             f"a seed must be a whole number from 0, not {text!r}", hint="for instance --seeds 0,1,2"
         )
     return int(text)
-
-
-def _command() -> str:
-    given = sys.argv[1:]
-    through_owner = given[:1] == ["reproduce"]
-    return shlex.join([*(["portier-owner"] if through_owner else ["python", "-m", "owner.reproduce"]), *given])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.weights import digest_file
 from common.weights import load as load_weights
 from owner.detectors import ActivationAutoEncoder, AutoEncoderOptions, Evidence
 from owner.gatekeeper.histograms import counts
@@ -18,20 +19,21 @@ from owner.reproduce.engine import Engine
 from owner.reproduce.images import Images
 from owner.reproduce.records import Record, Work
 from owner.reproduce.settings import HonestEpochs, Settings
-from owner.reproduce.steps import KINDS, Step
+from owner.reproduce.steps import Step
 
 BINS = 80
 
 
 def run_detection(step: Step, engine: Engine, images: Images, settings: Settings, work: Work) -> Record:
     """E_MSE of M and of every fine-tune of it, with histograms, and Eq. 4's verdicts on them."""
-    durations = ("short",) if step.base == "part" else ("short", "long")
+    durations = ("short",) if step.group == "part" else ("short", "long")
     evidence = evidence_of_all(step, durations, engine, images, work)
     detector = ActivationAutoEncoder(options_of(settings, step)).fit(evidence[step.base])
     errors = {name: detector.image_scores(seen) for name, seen in evidence.items()}
     edges = even_edges(torch.cat(list(errors.values())))
     honest = {duration: errors[f"honest-{duration}"] for duration in durations}
     return {
+        "base_sha256": digest_file(work.weights_path(step, step.base)),
         "features": int(evidence[step.base].features.shape[1]),
         "triggers": len(images.test),
         "models": {name: described(e) | {"counts": counts(e, edges)} for name, e in errors.items()},
@@ -46,7 +48,9 @@ def evidence_of_all(
 ) -> dict[str, Evidence]:
     """What every model shows on the test set, M (by the name of its step) first: `genuine`, `honest-short`, `flip-short` ..."""
     names: dict[str, str] = {step.base: step.base}
-    names |= {f"{kind}-{duration}": f"{step.judged(kind)}-{duration}" for kind in KINDS for duration in durations}
+    names |= {
+        f"{kind}-{duration}": f"{made}-{duration}" for kind, made in step.judged.items() for duration in durations
+    }
     found: dict[str, Evidence] = {}
     for name, weights in names.items():
         engine.load(load_weights(work.weights_path(step, weights)))
@@ -74,8 +78,8 @@ def even_edges(errors: Tensor, bins: int = BINS) -> list[float]:
 def verdicts(
     errors: Mapping[str, Tensor], honest: Mapping[str, Tensor], honest_epochs: HonestEpochs
 ) -> dict[str, dict[str, Any]]:
-    """By Eq. 4, of each attacked model, and of each honest one against the M_f of the other duration, the only honest
-    comparison that the rule's own construction leaves open.
+    """By Eq. 4, of each attacked model and of an honest one of another run (`again`); of M_f itself against the M_f of the other
+    duration, the only honest comparison that one run leaves open.
 
     errors: e_i of each model, (N,). honest: of M_f by duration.
 
@@ -86,7 +90,7 @@ def verdicts(
     found = {}
     for name, e in errors.items():
         kind, _, duration = name.partition("-")
-        if kind in {"flip", "pattern"}:
+        if kind in {"flip", "pattern", "again"}:
             judge = duration if honest_epochs == "as-attack" or honest_epochs not in honest else honest_epochs
         elif kind == "honest" and len(honest) > 1:
             judge = "long" if duration == "short" else "short"

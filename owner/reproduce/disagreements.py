@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from owner.figures import percent
 from owner.reproduce.paper import CASES, FIGURE_6, PAPER, ROWS, TITLES
 from owner.reproduce.readings import HONEST, readings
-from owner.reproduce.results import Results, mean, shares, told
+from owner.reproduce.results import Results, mean, shares, signed, told
 from owner.reproduce.settings import Settings
-from owner.reproduce.tables import case_titles
+from owner.reproduce.tables import case_titles, took_in
 
 ACCURACY_POINTS = 0.02
 SUCCESS_POINTS = 0.10
@@ -62,13 +62,19 @@ def _of_accuracy(results: Results, name: str, case: str) -> str:
         printed = PAPER[name].accuracy
         theirs = printed["honest" if case.startswith("honest") else case] - printed["genuine"]
         said += f" Against the genuine model {_points(ours - genuine)}, in the paper {_points(theirs)}."
+        said += _slower(results.accuracy(name, f"slow-{case}"))
     elif any("JPEG" in record["data"] for record in results.of(name, "genuine").values()):
-        twice = mean(results.accuracy(name, "jpeg"))
-        if twice is None or genuine is None:
+        once, twice = (results.of(name, step) for step in ("genuine", "jpeg"))
+        lost = [once[seed]["accuracy"] - twice[seed]["accuracy"] for seed in once if seed in twice]
+        if not lost:
             said += " The images are a JPEG re-encoding, whose part was not measured (experiment `jpeg`)."
         else:
-            said += f" The images are a JPEG re-encoding; one more takes another {100 * (genuine - twice):.2f} points (below Table 1)."
+            said += f" The images are a JPEG re-encoding; one more takes another {shares(lost)} points (below Table 1)."
     return said
+
+
+def _slower(reached: Sequence[float]) -> str:
+    return f" At the rate that M's training ended at it is {shares(reached)} %." if reached else ""
 
 
 def _of_success(results: Results, settings: Settings, name: str, case: str) -> str:
@@ -84,16 +90,16 @@ def _of_success(results: Results, settings: Settings, name: str, case: str) -> s
         said += f" Fine-tuned on the attacked images alone it is {shares(alone)} % ({shares(held_out)} % of held-out images), at an accuracy of {shares(accuracy)} %."
     elif settings.attack_data == "inside":
         said += " Not tried here: the attacked images alone (experiment `alone`), which no clean image of the class opposes."
-    return said
+    return said + _slower(results.measured(name, f"slow-{case}", "success"))
 
 
 def _of_verdict(results: Results, settings: Settings, name: str, case: str) -> str:
     """How near the threshold, whether the attack took, under which other readings it comes out as in the paper, and how an
     honest fine-tune fares."""
-    away = mean([v["deviations"] for v in results.verdicts(name, case) if v["deviations"] is not None])
-    said = "" if away is None else f" The mean error lies {away:+.2f} deviations from M_f's (1 rejects)."
-    if took := results.measured(name, case, "effective"):
-        said += " The attack took." if all(took) else " The attack did not take." if not any(took) else ""
+    away = signed([v["deviations"] for v in results.verdicts(name, case)])
+    said = f" The mean error lies {away} deviations from M_f's (1 rejects)." if away else ""
+    if took := [bool(one) for one in results.measured(name, case, "effective")]:
+        said += f" The attack {took_in(took)}."
     others = readings(results, settings, name)
     like = {one.title: [seed == PAPER[name].detected[case] for seed in one.detected(case)] for one in others}
     if always := [title for title, seeds in like.items() if seeds and all(seeds)]:
@@ -102,9 +108,11 @@ def _of_verdict(results: Results, settings: Settings, name: str, case: str) -> s
         said += f" The same under all {len(others)} other readings that were tried."
     elif others:
         said += f" As in the paper under none of {len(others)} other readings in every seed."
-    honest = [v["detected"] for case in HONEST for v in results.verdicts(name, case)]
-    if any(honest):
+    if any(v["detected"] for case in HONEST for v in results.verdicts(name, case)):
         said += " The rule rejects an honest fine-tune of the other duration too."
+    duration = case.rpartition("-")[2]
+    if again := [v["detected"] for v in results.verdicts(name, f"again-{duration}", step="again-detect")]:
+        said += f" Another honest run of that duration is rejected: {told(again, 'no')}."
     return said
 
 
@@ -190,8 +198,8 @@ def inconsistencies(results: Results, settings: Settings) -> list[str]:
         ("The errors are said to be Gaussian; no test of it is shown.", _gaussian),
         ("The CNN is of 80 % accuracy in the text and of 87.15 % in Table 1.", _cnn_accuracy),
         (
-            "VGG19's FA succeeds on 1.68 and 4.64 % of its images, about as often as an honest model errs, and counts as "
-            "detected all the same: what is detected there is fine-tuning, or nothing.",
+            "VGG19's FA succeeds on 1.68 and 4.64 % of its images and counts as detected all the same; how often its genuine model errs "
+            "that way by itself the paper does not say.",
             _vgg_flip,
         ),
     )

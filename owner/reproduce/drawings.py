@@ -43,8 +43,9 @@ def _figures(plt: Any, results: Results, settings: Settings) -> Iterator[tuple[s
     shown = False
     for architecture, title in TITLES.items():
         flips, patterns = (_pictured(results.of(architecture, kind)) for kind in ("flip", "pattern"))
-        if not shown and flips and patterns:
-            yield "paper-examples", _examples(plt, flips[0], patterns[0])
+        both = [seed for seed in flips if seed in patterns]
+        if not shown and both:
+            yield "paper-examples", _examples(plt, flips[both[0]], patterns[both[0]])
             shown = True
         short, long = settings.durations(architecture)
         for seed, record in list(results.of(architecture, "detect").items())[:1]:
@@ -67,9 +68,9 @@ def _figures(plt: Any, results: Results, settings: Settings) -> Iterator[tuple[s
             yield f"paper-improvement-{architecture}", _histograms(plt, f"{title}, seed {seed}", record, panels)
 
 
-def _pictured(records: Mapping[int, Record]) -> list[Record]:
-    """Those with pictures; a record that was taken over from published numbers has none."""
-    return [record for record in records.values() if "examples" in record["attack"]]
+def _pictured(records: Mapping[int, Record]) -> dict[int, Record]:
+    """Those with pictures, by seed; a record that was taken over from published numbers has none."""
+    return {seed: record for seed, record in records.items() if "examples" in record["attack"]}
 
 
 def _examples(plt: Any, flip: Record, pattern: Record) -> Any:

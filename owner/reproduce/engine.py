@@ -128,6 +128,7 @@ class Engine:
             return
         self._tried = True
         kept = self.weights()
+        torch._dynamo.reset()  # its limit of compiled shapes is one for all networks of a process
         self.model.to(self.compute.device)
         self.model.compile(dynamic=False)
         try:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.weights import digest_file
 from common.weights import load as load_weights
 from owner.detectors import ActivationAutoEncoder
+from owner.detectors.code import code_digest
 from owner.gatekeeper import Gatekeeper
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.rules import seed_threshold
@@ -62,9 +64,12 @@ def run_gate(
                 if path.exists():
                     verdicts[f"{group}-{kind}-{duration}"] = _told(gatekeeper.vet(load_weights(path)), threshold)
     return {
+        "base_sha256": digest_file(work.weights_path(step, step.base)),
         "references": len(guard.references),
         "reference_images": len(pool),
         "options": guard.options.to_json(),
+        "detectors": sorted(guard.detectors),
+        "detectors_sha256": code_digest(),
         "reference_scores": [reference.scores[name] for reference in guard.references],
         "equation_4_threshold": threshold,
         "verdicts": verdicts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from owner.reproduce.paper import CASES
 from owner.reproduce.results import Results
@@ -12,6 +12,10 @@ from owner.reproduce.settings import Settings
 
 HONEST = ("honest-short", "honest-long")
 ALONE = "fine-tuned on the attacked images alone"
+SLOW = "fine-tuned at the rate its training ended at, a hundredth of the peak"
+
+OTHERWISE: Final[Mapping[str, str]] = {"alone": ALONE, "slow": SLOW}
+"""Experiments that fine-tune otherwise, each with steps `<experiment>-flip`, `<experiment>-detect` ..."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Reading:
 
 
 def readings(results: Results, settings: Settings, architecture: str) -> list[Reading]:
-    """One duration of M_f for all, the attacked images alone (experiment `alone`), and other auto-encoders (`variants`); the
+    """One duration of M_f for all, fine-tuned otherwise (experiments `alone` and `slow`), and other auto-encoders (`variants`); the
     settings' own reading is Table 3's."""
     short, long = settings.durations(architecture)
     detected = [record["models"] for record in results.of(architecture, "detect").values()]
@@ -36,8 +40,9 @@ def readings(results: Results, settings: Settings, architecture: str) -> list[Re
         for duration, epochs in (("short", short), ("long", long))
         if detected and settings.honest_epochs != duration
     ]
-    if alone := [record["models"] for record in results.of(architecture, "alone-detect").values()]:
-        found.append(Reading(ALONE, _deviations(alone, settings.honest_epochs)))
+    for experiment, title in OTHERWISE.items():
+        if judged := [record["models"] for record in results.of(architecture, f"{experiment}-detect").values()]:
+            found.append(Reading(title, _deviations(judged, settings.honest_epochs)))
     varied: dict[str, list[Mapping[str, Any]]] = {}
     for record in results.of(architecture, "variants").values():
         for title, variant in record["variants"].items():

@@ -7,7 +7,7 @@ that a report leaves are records again, so that work goes on from what was publi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from common.errors import ConfigurationError, StorageError, WorkspaceError
 from common.files import ensure_directory, read_bounded, write_atomically
 from common.locks import lock_held
 from owner.reproduce.settings import RECIPES, Settings
-from owner.reproduce.steps import Step
+from owner.reproduce.steps import Step, step_names
 
 FORMAT = 1
 Record = dict[str, Any]
@@ -34,10 +34,15 @@ class Work:
 
     def open(self, settings: Settings) -> None:
         """Makes the folder these settings' own. Raises ConfigurationError where it belongs to others, StorageError."""
-        about = ensure_directory(self.root) / "settings.json"
-        if not about.exists():
+        self.check(settings)
+        if not self._about.exists():
             text = json.dumps({"format": FORMAT, "settings": settings.to_json()}, indent=1)
-            write_atomically(about, text.encode())
+            ensure_directory(self.root)
+            write_atomically(self._about, text.encode())
+
+    def check(self, settings: Settings) -> None:
+        """Whether the folder is these settings' own or nobody's yet. Raises as `open`; writes nothing."""
+        if not self._about.exists():
             return
         theirs = self.settings().to_json()
         mine = settings.to_json()
@@ -54,10 +59,13 @@ class Work:
 
     def settings(self) -> Settings:
         """Raises StorageError where there are none, or what is there cannot be read."""
-        about = self.root / "settings.json"
-        if not about.exists():
+        if not self._about.exists():
             raise StorageError(f"{self.root} holds no results", hint="run `reproduce` first, or check --work")
-        return Settings.from_json(_read(about)["settings"])
+        return Settings.from_json(_read(self._about)["settings"])
+
+    @property
+    def _about(self) -> Path:
+        return self.root / "settings.json"
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -121,16 +129,27 @@ class Work:
     def merge(self, other: Work | Published) -> int:
         """Takes over the records from elsewhere that are not here yet; returns how many those were.
 
-        Raises ConfigurationError where its settings are others, StorageError.
+        Raises ConfigurationError where its settings are others, or where some of its records would stand beside those of another
+        model than they were made from; StorageError.
         """
+        self.check(other.settings())
+        found = other.records()
         self.open(other.settings())
-        taken = 0
         with self.writing():
-            for step, record in other.records().items():
-                if not self.record_path(step).exists():
-                    self.write(step, record)
-                    taken += 1
-        return taken
+            mine = self.records()
+            new = {step: record for step, record in found.items() if step not in mine}
+            if torn := of_other_models(mine | new):
+                raise ConfigurationError(
+                    f"the records there are fine-tunes of another model than the one here: {', '.join(map(str, torn))}",
+                    hint="name another folder with --work, or take over all of one seed from one place",
+                )
+            for step, record in new.items():
+                self.write(step, record)
+        return len(new)
+
+    def drop(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            self.record_path(step).unlink(missing_ok=True)
 
     def _record(self, step: Step) -> Record:
         path = self.record_path(step)
@@ -158,13 +177,18 @@ class Published:
         return Settings.from_json(self._part("settings", dict))
 
     def records(self) -> dict[Step, Record]:
-        """Raises StorageError."""
-        found = {}
+        """Raises StorageError where one is no record of a step that there can be: names become paths."""
+        names, found = step_names(), {}
         for record in self._part("records", list):
             try:
-                found[Step(str(record["architecture"]), int(record["seed"]), str(record["step"]))] = record
-            except (KeyError, TypeError, ValueError) as error:
+                step = Step(record["architecture"], record["seed"], record["step"])
+                known = step.architecture in RECIPES and step.name in names and 0 <= step.seed < 2**31
+                whole = isinstance(record["environment"], dict) and isinstance(record["data"], str)
+            except (KeyError, TypeError) as error:
                 raise StorageError(f"{self.path} holds a record without architecture, seed and step") from error
+            if not known or not whole or type(step.seed) is not int:
+                raise StorageError(f"{self.path} holds a record of no step that there can be: {step}")
+            found[step] = record
         return found
 
     def _part(self, name: str, kind: type) -> Any:
@@ -174,11 +198,31 @@ class Published:
         return found
 
 
+def of_other_models(records: Mapping[Step, Record]) -> list[Step]:
+    """Steps that did not start from the model whose record stands beside theirs; told by its digest, or where an older record has
+    none by its accuracy."""
+    found = []
+    for step, record in records.items():
+        base = records.get(step.sibling(step.base))
+        if base is None or step.is_scratch:
+            continue
+        digests = (record.get("base_sha256"), base.get("weights_sha256"))
+        accuracies = (record.get("base", {}).get("accuracy"), base["accuracy"])
+        ours, theirs = digests if all(digests) else accuracies
+        if ours is not None and ours != theirs:
+            found.append(step)
+    return found
+
+
 def _read(path: Path) -> Record:
     try:
-        found = json.loads(read_bounded(path, _LIMIT))
+        found = json.loads(read_bounded(path, _LIMIT), parse_constant=_no_number)
     except ValueError as error:
         raise StorageError(f"{path} is no record: {error}", hint="delete it to run its step again") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise StorageError(f"{path} is no record of format {FORMAT}", hint="delete it to run its step again")
     return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +20,69 @@ from owner.reproduce.disagreements import (
 )
 from owner.reproduce.paper import TITLES
 from owner.reproduce.records import Record
-from owner.reproduce.results import NOT_RUN, Results, mean
-from owner.reproduce.settings import Settings
-from owner.reproduce.steps import Step
+from owner.reproduce.results import NOT_RUN, Results, shares
+from owner.reproduce.settings import RECIPES, Settings
+from owner.reproduce.steps import EXPERIMENTS, Step, experiment_steps
 from owner.reproduce.tables import (
-    resolution_note,
     table,
     table_1,
     table_2,
     table_3,
-    table_gate,
     table_held_out,
     table_honest,
     table_improvement,
+    table_otherwise,
     table_readings,
-    table_speed,
 )
+from owner.reproduce.tables_gate import gate_notes, table_gate
+from owner.reproduce.tables_speed import table_speed
 
 FORMAT = 1
 _GUIDE = ". What the paper leaves open, and how it was chosen: [paper-reproduction.md](../paper-reproduction.md)."
 
 
-def write_report(records: Mapping[Step, Record], settings: Settings, out: Path, *, command: str) -> tuple[Path, Path]:
+def write_report(records: Mapping[Step, Record], settings: Settings, out: Path) -> tuple[Path, Path]:
     """`paper.md` and `paper.json` below `out`. Raises StorageError."""
     ensure_directory(out)
     page, numbers = out / "paper.md", out / "paper.json"
-    write_atomically(page, markdown(Results(records), settings, command=command, drawn=_drawn(out, records)).encode())
-    write_atomically(numbers, json.dumps(raw(records, settings, command=command), indent=1).encode() + b"\n")
+    write_atomically(page, markdown(Results(records), settings, drawn=_drawn(out, records)).encode())
+    write_atomically(numbers, json.dumps(raw(records, settings), indent=1).encode() + b"\n")
     return page, numbers
 
 
-def raw(records: Mapping[Step, Record], settings: Settings, *, command: str) -> dict[str, Any]:
+def raw(records: Mapping[Step, Record], settings: Settings) -> dict[str, Any]:
     """Every record, without the pictures of Fig. 2."""
     rows = []
     for step in sorted(records, key=str):
         record = records[step]
         attack = {key: value for key, value in record.get("attack", {}).items() if key != "examples"}
         rows.append({**record, **({"attack": attack} if attack else {})})
-    return {"format": FORMAT, "command": command, "settings": settings.to_json(), "records": rows}
+    return {"format": FORMAT, "command": command_of(records, settings), "settings": settings.to_json(), "records": rows}
 
 
-def markdown(results: Results, settings: Settings, *, command: str, drawn: Mapping[str, list[str]]) -> str:
+def command_of(records: Mapping[Step, Record], settings: Settings) -> str:
+    """That runs what there is records of, whichever commands they came from.
+
+    >>> command_of({Step("cnn", 0, "detect"): {}, Step("cnn", 2, "genuine"): {}}, Settings(fraction=0.25))
+    'portier-owner reproduce --architectures cnn --seeds 0,2 --experiments tables --fraction 0.25'
+    """
+    architectures = [name for name in RECIPES if any(step.architecture == name for step in records)]
+    ends = {
+        one: {steps[-1] for name in architectures if (steps := experiment_steps(one, name, settings))}
+        for one in EXPERIMENTS
+    }
+    seeds = sorted({step.seed for step in records})
+    experiments = [one for one in EXPERIMENTS if any(step.name in ends[one] for step in records)]
+    chosen: dict[str, Sequence[object]] = {"architectures": architectures, "seeds": seeds, "experiments": experiments}
+    given = [f"--{name} {','.join(str(value) for value in values)}" for name, values in chosen.items() if values]
+    for name, value in settings.to_json().items():
+        if value != Settings().to_json()[name]:
+            text = ",".join(value) if isinstance(value, list) else shlex.quote(str(value))
+            given.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {text}"))
+    return " ".join(["portier-owner reproduce", *given])
+
+
+def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[str]]) -> str:
     """drawn: file names of the figures there are, by `examples`, `histograms`, `improvement`."""
     differs = disagreements(results, settings) or ["None among the cells that were run."]
     weak = below_the_paper(results)
@@ -69,9 +92,10 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         "El Moadine, Coatrieux, Bellafqira, *Poisoning-Attack Detection Using an Auto-encoder for Deep Learning Models* (ICDF2C "
         f"2022), on {_listed({r['data'] for r in results.records.values()}) or settings.dataset}. Our figure comes first, the "
         f"paper's in brackets. Seeds: {_listed({str(seed) for seed in results.seeds}) or 'none'}; of several the mean and the "
-        "range. What was not run says so.",
+        "range, and what has no range is of one. What was not run says so.",
         "",
-        f"Made by `{command}`" + (", a smoke run: its figures mean nothing." if settings.smoke else _GUIDE),
+        f"Made by `{command_of(results.records, settings)}`"
+        + (", a smoke run: its figures mean nothing." if settings.smoke else _GUIDE),
         "",
         "## Table 1: accuracy on the test set, %",
         "",
@@ -97,17 +121,26 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         *table_3(results, settings),
         "",
         "The signed number: by how many per-image standard deviations of M_f the mean error lies above M_f's; the rule rejects "
-        "above 1. How an honest fine-tune would have fared, judged by the M_f of the other duration (by its own it always passes):",
+        "above 1. How an honest fine-tune would have fared, judged by the M_f of the other duration (by its own it always passes); and another "
+        "honest run of M, of the same data in another order, by the M_f that took as long (experiment `again`):",
         "",
         *table_honest(results, settings),
         "",
         "The same under other readings of what the paper leaves open: one M_f for all attacks, attacks fine-tuned "
-        "on the attacked images alone (experiment `alone`), and other auto-encoders on the same models (`variants`). Each cell: rejected or not, and the deviations as above.",
+        "on the attacked images alone (experiment `alone`), all fine-tunes at the rate that M's training ended at (`slow`), and other "
+        "auto-encoders on the same models (`variants`). Each cell: rejected or not, and the deviations as above.",
         "",
         *table_readings(results, settings),
         "",
+        "What models that are fine-tuned otherwise reach: accuracy, %; of attacks also the success on the attacked training images and on held-out ones:",
+        "",
+        *table_otherwise(results, settings),
+        "",
         *_pictures("Fig. 2: attacked images", drawn.get("examples", [])),
-        *_pictures("Fig. 5: error of each test image, six models, threshold of Eq. 4", drawn.get("histograms", [])),
+        *_pictures(
+            "Fig. 5: error of each test image, six models of the first seed, threshold of Eq. 4",
+            drawn.get("histograms", []),
+        ),
         "## Fig. 6: M of a part of the training set, fine-tuned on all of it",
         "",
         f"M is trained on {percent(settings.owners_part, 0)} of the training set; {settings.durations('resnet18')[0]} epochs of "
@@ -122,13 +155,13 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         "Not in the paper. M is trained on a part of the training set, because honest references need images that M has not seen. "
         "*contributor's images*: fine-tuned on unseen images of the contributor's own, as the references are; *whole training set*: "
         "as in the paper, many times longer than any reference, so that the gate's assumption does not hold for the honest one either. "
-        "The gate is that of all standard detectors, and its decision includes the utility check on the merged model; the paper's score "
+        "The gate is the preset `standard` of the version that ran it, and its decision includes the utility check on the merged model; the paper's score "
         "alone is ranked among the same references. Eq. 4 stands beside it with the guard's own honest "
         f"fine-tune of {settings.durations('cnn')[0]} epochs as M_f, for models of both durations.",
         "",
         *table_gate(results, settings),
         "",
-        resolution_note(results) or f"The gate: {NOT_RUN}.",
+        *(gate_notes(results) or [f"The gate: {NOT_RUN}."]),
         "",
         "## Where we disagree with the paper",
         "",
@@ -145,7 +178,8 @@ def markdown(results: Results, settings: Settings, *, command: str, drawn: Mappi
         *table_speed(results),
         "",
         "Operations are those of torch's counter for a forward and a backward pass, a multiply-add as two; the peak is the maker's "
-        "for dense bfloat16. Rates and minutes are those of the clock, beside whatever else the machine had to do.",
+        "for dense bfloat16, or where there is no such figure what the same process reached on products of matrices. Each a median over seeds. Minutes are those that "
+        "went into a step, beside whatever else the machine had to do; those of a seed are added up, though steps may have run side by side.",
         "",
         "## What it ran on",
         "",
@@ -170,23 +204,28 @@ def jpeg_estimate(once: float, twice: float) -> float:
 def _jpeg(results: Results) -> list[str]:
     rows = []
     for name, title in TITLES.items():
-        once, twice = mean(results.accuracy(name, "genuine")), mean(results.accuracy(name, "jpeg"))
-        if once is not None and twice is not None:
-            rows.append([title, percent(once, 2), percent(twice, 2), percent(jpeg_estimate(once, twice), 2)])
+        once, twice = (results.of(name, step) for step in ("genuine", "jpeg"))
+        both = [(once[seed]["accuracy"], twice[seed]["accuracy"]) for seed in once if seed in twice]
+        if both:
+            estimates = [jpeg_estimate(*pair) for pair in both]
+            rows.append([title, *map(shares, (*zip(*both, strict=True), estimates))])
     if not rows:
         return [f"The part that the JPEG encoding of the images plays (experiment `jpeg`): {NOT_RUN}.", ""]
     head = ["architecture", "as they are", "encoded once more", "estimate without any encoding"]
-    return [*table(head, rows), "", "The estimate is a straight line through two points, no measurement.", ""]
+    note = "In %, of the seeds that have both. The estimate is a straight line through two points of a seed, no measurement."
+    return [*table(head, rows), "", note, ""]
 
 
 def _environments(results: Results) -> list[str]:
     found: dict[str, set[str]] = {}
     for step, record in results.records.items():
         e = record["environment"]
+        code = f", code {e['code']}" if "code" in e else ""
         text = (
             f"{e['device']}, {e['dtype']}, torch {e['torch']}, torchvision {e['torchvision']}, Python {e['python']}, "
             f"{e['threads']} threads, {'compiled' if e['compiled'] else 'not compiled'}"
             + (f", one of {e['processes']} processes" if e.get("processes", 1) > 1 else "")
+            + code
             + (f" ({e['note']})" if "note" in e else "")
         )
         found.setdefault(text, set()).add(f"{step.architecture} (seed {step.seed})")
@@ -196,7 +235,7 @@ def _environments(results: Results) -> list[str]:
 def _pictures(title: str, names: list[str]) -> list[str]:
     lines = [f"## {title}", ""] if title else []
     if title and not names:
-        lines += ["Not drawn: `--stage figures` draws what was run.", ""]
+        lines += ["Not drawn: `--stage figures` draws what was run; published numbers hold no images.", ""]
     for name in names:
         lines += [f"![{name.removesuffix('.png')}]({name})", ""]
     return lines

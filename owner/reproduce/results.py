@@ -41,9 +41,12 @@ class Results:
         return [record["base"][what] for record in self.of(architecture, step).values() if what in record["base"]]
 
     def verdicts(self, architecture: str, case: str, *, step: str = "detect") -> list[dict[str, Any]]:
-        """By the paper's rule (`detect`, `part-detect`) or the calibrated gate (`gate`, its cases begin with their group)."""
-        found = self.of(architecture, step).values()
-        return [record["verdicts"][case] for record in found if case in record["verdicts"]]
+        """By the paper's rule (`detect`, `part-detect` ...) or the calibrated gate (`gate`, its cases begin with their group)."""
+        return list(self.verdicts_by_seed(architecture, case, step=step).values())
+
+    def verdicts_by_seed(self, architecture: str, case: str, *, step: str) -> dict[int, dict[str, Any]]:
+        found = self.of(architecture, step).items()
+        return {seed: record["verdicts"][case] for seed, record in found if case in record["verdicts"]}
 
     @property
     def seeds(self) -> list[int]:
@@ -73,13 +76,26 @@ def shares(values: Sequence[float], digits: int = 2) -> str:
     return text
 
 
-def told(detected: Sequence[bool]) -> str:
-    """
-    >>> told([True]), told([False]), told([True, False, True]), told([])
-    ('yes', 'NO', 'yes in 2 of 3 seeds', 'not run')
+def told(detected: Sequence[bool], no: str = "NO") -> str:
+    """A bare word is one seed's.
+
+    >>> told([True]), told([False]), told([False, False]), told([True, False, True]), told([])
+    ('yes', 'NO', 'NO in 2 of 2 seeds', 'yes in 2 of 3 seeds', 'not run')
     """
     if not detected:
         return NOT_RUN
-    if len(detected) == 1 or len(set(detected)) == 1:
-        return "yes" if detected[0] else "NO"
-    return f"yes in {sum(detected)} of {len(detected)} seeds"
+    said, most = ("yes", sum(detected)) if any(detected) else (no, len(detected))
+    return said if len(detected) == 1 else f"{said} in {most} of {len(detected)} seeds"
+
+
+def signed(values: Sequence[float | None]) -> str:
+    """Of what is known: one value as it is, several as their mean and range; "" of nothing.
+
+    >>> signed([0.5]), signed([0.5, -0.25]), signed([None])
+    ('+0.50', '+0.12 (-0.25 to +0.50)', '')
+    """
+    known = [value for value in values if value is not None]
+    middle = mean(known)
+    if middle is None:
+        return ""
+    return f"{middle:+.2f}" + (f" ({min(known):+.2f} to {max(known):+.2f})" if len(known) > 1 else "")

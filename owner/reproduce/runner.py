@@ -34,7 +34,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Pending:
-    """A step that is still to be run. seconds: estimated, from the beginning. started: whether it left a checkpoint."""
+    """A step that is still to be run. seconds: that it is estimated to take yet. started: whether it left a checkpoint."""
 
     step: Step
     seconds: float
@@ -100,7 +100,8 @@ class Runner:
             size = self.images.training_size(step.architecture)
             estimates = Estimates(self.settings, self.compute, size, records.items(), threads=self._threads)
             seconds = estimates.seconds(step, self.spec(step.architecture))
-            found.append(Pending(step, seconds, self._begun(step)))
+            begun = self._begun(step)
+            found.append(Pending(step, max(0.0, seconds - (self.work.spent(step) if begun else 0.0)), begun))
         return found
 
     def duration(self, pending: Sequence[Pending]) -> float:
@@ -115,22 +116,36 @@ class Runner:
         WorkspaceError where another command is at work in the folder.
         """
         with self.work.writing():
-            missing = self.pending(steps)
-            schedule = Schedule(missing)
-
-            def tell(step: Step, what: str) -> None:
-                self._tell(f"{missing.index(step) + 1}/{len(missing)} {step}: {what}")
-
-            def ended(step: Step, error: ModelError | None) -> None:
-                tell(step, headline(self.work.record(step) or {}) if error is None else f"failed: {error.message}")
-
-            if self._parallel > 1:
-                done = run_in_processes(schedule, self._job(), begun=lambda step: tell(step, "begun"), ended=ended)
-            else:
-                done = self._in_turn(schedule, ended)
-        if done and schedule.failed:
-            raise next(iter(schedule.failed.values()))
+            there = list(self.work.records())
+            done, failed = self._run_pending(steps)
+            # What was of weights that had to be made again, and came out otherwise, is gone: see `_renewed`.
+            dropped = [step for step in there if self.work.record(step) is None]
+            if dropped:
+                self._tell(
+                    f"gone, for they are of weights that came out otherwise here: {', '.join(map(str, dropped))}"
+                )
+            if done and not failed and dropped:
+                done, failed = self._run_pending(dropped)
+        if done and failed:
+            raise failed[0]
         return done
+
+    def _run_pending(self, steps: Sequence[Step]) -> tuple[bool, list[ModelError]]:
+        """Whether all was done that could be, and what diverged."""
+        missing = self.pending(steps)
+        schedule = Schedule(missing)
+
+        def tell(step: Step, what: str) -> None:
+            self._tell(f"{missing.index(step) + 1}/{len(missing)} {step}: {what}")
+
+        def ended(step: Step, error: ModelError | None) -> None:
+            tell(step, headline(self.work.record(step) or {}) if error is None else f"failed: {error.message}")
+
+        if self._parallel > 1:
+            done = run_in_processes(schedule, self._job(), begun=lambda step: tell(step, "begun"), ended=ended)
+        else:
+            done = self._in_turn(schedule, ended)
+        return done, list(schedule.failed.values())
 
     def run_step(self, step: Step) -> None:
         """One step, whose needs are there, and its record. Raises StoppedError where the deadline came first."""
@@ -187,10 +202,10 @@ class Runner:
         arguments = (step, engine, self.images, self.settings, self.work)
         if step.name == "gate":
             result = run_gate(*arguments, progress=self._progress)
-        elif step.name in {"detect", "part-detect", "alone-detect"}:
-            result = run_detection(*arguments)
         elif step.name == "variants":
             result = run_variants(*arguments)
+        elif step.is_judgement:
+            result = run_detection(*arguments)
         else:
             result = run_training(*arguments, progress=self._progress)
         record: Record = {
@@ -202,9 +217,26 @@ class Runner:
             "environment": environment(self.compute, compiled=engine.compiled, processes=self._parallel)
             | _note(engine),
         }
+        stale = self._renewed(step, record)
+        # First, for a run that is killed in between must not leave records of two models side by side.
+        self.work.drop(stale)
         self.work.write(step, record)
         if step.name == "gate":
             shutil.rmtree(self.work.folder(step) / "gate", ignore_errors=True)
+
+    def _renewed(self, step: Step, record: Record) -> list[Step]:
+        """Of a model that was made again, because its weights were elsewhere, and came out otherwise (another machine): the records of what
+        was made from the earlier one, which cannot stand beside this one's."""
+        earlier = self.work.record(step)
+        if earlier is None or "weights_sha256" not in record:
+            return []
+        if earlier.get("weights_sha256") == record["weights_sha256"]:
+            return []
+        found: set[str] = {step.name}
+        here = [one for one in self.work.records() if (one.architecture, one.seed) == (step.architecture, step.seed)]
+        while more := [one for one in here if one.name not in found and found & set(one.after)]:
+            found |= {one.name for one in more}
+        return [one for one in here if one.name in found - {step.name}]
 
     def _engine_of(self, architecture: str) -> Engine:
         if self._engine is None or self._engine.spec.architecture != architecture:
@@ -234,7 +266,7 @@ class Runner:
     def _has_weights(self, step: Step) -> bool:
         names = [step.name]
         if step.kind is not None:
-            durations = ("short",) if step.name.startswith("part") else ("short", "long")
+            durations = ("short",) if step.group == "part" else ("short", "long")
             names = [f"{step.name}-{duration}" for duration in durations]
         return all(self.work.weights_path(step, name).exists() for name in names)
 

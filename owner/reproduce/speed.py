@@ -8,10 +8,14 @@ bfloat16 products; a device that is not in the table has none, and its share is 
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
 import os
 import platform
 import re
+import time
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +52,7 @@ _ASSUMED_CUDA = 20e12
 _ASSUMED_CORE = {torch.bfloat16: 100e9, torch.float32: 25e9}
 """Operations a second that training reaches, assumed until a step of the same architecture has been timed on the device."""
 
+_PEAK_SIDE, _PEAK_TRIES = 1024, 8
 _OVERHEAD_SECONDS = 2.0
 _AUTOENCODER_SECONDS_PER_FEATURE_EPOCH = 6e-4
 
@@ -83,15 +88,29 @@ def peak(name: str) -> float | None:
 
 
 def speed(spec: ModelSpec, images_per_second: float, compute: Compute) -> dict[str, Any]:
-    """JSON: images a second, operations an image, the share of the peak (None where the peak is unknown)."""
-    flops, most = training_flops(spec), peak(device_name(compute))
+    """JSON: images a second, operations an image, the share of the peak: the maker's, or where that is unknown one that is measured now."""
+    flops, known = training_flops(spec), peak(device_name(compute))
     if not images_per_second:
         return {"images_per_second": None, "flops_per_image": flops, "share_of_peak": None}
+    most = known or measured_peak(compute)
     return {
         "images_per_second": round(images_per_second, 1),
         "flops_per_image": flops,
-        "share_of_peak": None if most is None else round(images_per_second * flops / most, 4),
+        "share_of_peak": round(images_per_second * flops / most, 4),
+        "peak_measured": known is None,
     }
+
+
+@functools.cache
+def measured_peak(compute: Compute) -> float:
+    """Operations a second of a product of two square matrices on this device, of as many threads as torch has: the best of some."""
+    a, b = (torch.ones(_PEAK_SIDE, _PEAK_SIDE, dtype=compute.dtype, device=compute.device) for _ in range(2))
+    best = math.inf
+    for _ in range(_PEAK_TRIES):
+        started = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return float(2 * _PEAK_SIDE**3 / best)
 
 
 def environment(compute: Compute, *, compiled: bool, processes: int = 1) -> dict[str, Any]:
@@ -106,7 +125,20 @@ def environment(compute: Compute, *, compiled: bool, processes: int = 1) -> dict
         "torchvision": str(torchvision.__version__),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "code": code(),
     }
+
+
+@functools.cache
+def code() -> str:
+    """Digest of all Python that a figure may depend on: records of one value were made by equal code."""
+    hasher = hashlib.sha256()
+    for package in ("common", "owner.reproduce", "owner.detectors", "owner.gatekeeper"):
+        root = Path(str(files(package)))
+        for path in sorted(root.rglob("*.py")):
+            text = path.read_bytes()
+            hasher.update(f"{package} {path.relative_to(root).as_posix()} {len(text)}\n".encode() + text)
+    return hasher.hexdigest()[:12]
 
 
 def image_steps(step: Step, settings: Settings, train: int) -> int:
@@ -125,9 +157,9 @@ def image_steps(step: Step, settings: Settings, train: int) -> int:
     if step.data == "contribution":
         return long * rest
     size = train
-    if step.name.startswith("alone") or (settings.attack_data == "alone" and step.kind != "honest"):
+    if step.group == "alone" or (settings.attack_data == "alone" and step.kind != "honest"):
         size = max(1, round(settings.fraction * train / 10))
-    return size * (short if step.name.startswith("part") else long)
+    return size * (short if step.group == "part" else long)
 
 
 class Estimates:

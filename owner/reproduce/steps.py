@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from common.errors import UnknownNameError
-from owner.reproduce.settings import CALIBRATED, Settings
+from owner.reproduce.settings import CALIBRATED, LAST_RATE, Settings
 
-Experiment = Literal["tables", "improvement", "gate", "variants", "alone", "jpeg"]
+Experiment = Literal["tables", "improvement", "gate", "variants", "alone", "again", "slow", "jpeg"]
 EXPERIMENTS: Final[tuple[Experiment, ...]] = get_args(Experiment)
 DEFAULT_EXPERIMENTS: Final[tuple[Experiment, ...]] = ("tables", "improvement", "gate")
 
@@ -33,14 +33,13 @@ class Step:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        base = "part" if self.base == "part" else "genuine"
         if self.is_scratch:
             return ()
-        if self.name in {"detect", "variants", "part-detect", "alone-detect"}:
-            return (base, *(self.judged(kind) for kind in KINDS))
+        if self.is_judgement:
+            return (self.base, *self.judged.values())
         if self.name == "gate":
-            return (base, *(f"contribution-{kind}" for kind in KINDS))
-        return (base,)
+            return (self.base, *(f"contribution-{kind}" for kind in KINDS))
+        return (self.base,)
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -48,23 +47,38 @@ class Step:
         models of Fig. 6, which it vets where they are."""
         return (*self.needs, *(f"part-{kind}" for kind in KINDS)) if self.name == "gate" else self.needs
 
-    def judged(self, kind: Kind) -> str:
-        """Of a step that judges fine-tunes by the paper's rule, the step that made those of a kind.
+    @property
+    def judged(self) -> Mapping[str, str]:
+        """Of a step that judges fine-tunes by the paper's rule: the steps that made them, by what they are called there.
 
-        >>> Step("cnn", 0, "alone-detect").judged("flip"), Step("cnn", 0, "alone-detect").judged("honest")
-        ('alone-flip', 'honest')
+        >>> dict(Step("cnn", 0, "alone-detect").judged)
+        {'honest': 'honest', 'flip': 'alone-flip', 'pattern': 'alone-pattern'}
+        >>> dict(Step("cnn", 0, "again-detect").judged)
+        {'honest': 'honest', 'again': 'again-honest'}
         """
-        if self.name == "part-detect":
-            return f"part-{kind}"
-        return f"alone-{kind}" if self.name == "alone-detect" and kind != "honest" else kind
+        group = self.group
+        if group == "again":
+            return {"honest": "honest", "again": "again-honest"}
+        made: dict[str, str] = {kind: f"{group}-{kind}" if group else kind for kind in KINDS}
+        return made | {"honest": "honest"} if group == "alone" else made
 
     def sibling(self, name: str) -> Step:
         """Of the same architecture and seed."""
         return Step(self.architecture, self.seed, name)
 
     @property
+    def group(self) -> str:
+        """What fine-tunes and their judgement have in common: `part`, `contribution`, `alone`, `slow`, `again`; "" of the tables'."""
+        return self.name.rpartition("-")[0]
+
+    @property
     def is_scratch(self) -> bool:
         return self.name in {"genuine", "part", "jpeg"}
+
+    @property
+    def is_judgement(self) -> bool:
+        """By the paper's rule; the gate is another."""
+        return self.name == "variants" or self.name.rpartition("-")[2] == "detect"
 
     @property
     def kind(self) -> Kind | None:
@@ -75,14 +89,13 @@ class Step:
     @property
     def base(self) -> Literal["genuine", "part"]:
         """The model that is fine-tuned or protected."""
-        own = self.name.startswith(("part", "contribution")) or self.name == "gate"
-        return "part" if own else "genuine"
+        return "part" if self.group in {"part", "contribution"} or self.name == "gate" else "genuine"
 
     @property
     def data(self) -> Data:
         if self.name in {"part", "jpeg"}:
             return "part" if self.name == "part" else "jpeg"
-        return "contribution" if self.name.startswith("contribution") else "whole"
+        return "contribution" if self.group == "contribution" else "whole"
 
     def __str__(self) -> str:
         return f"{self.architecture} seed {self.seed} {self.name}"
@@ -94,20 +107,30 @@ def experiment_steps(experiment: Experiment, architecture: str, settings: Settin
     >>> experiment_steps("tables", "cnn", Settings())
     ('genuine', 'honest', 'flip', 'pattern', 'detect')
     """
-    if experiment == "tables":
-        return ("genuine", *KINDS, "detect")
-    if experiment == "improvement":
-        wanted = architecture in settings.improve
-        return ("part", *(f"part-{kind}" for kind in KINDS), "part-detect") if wanted else ()
-    if experiment == "gate":
-        wanted = architecture in CALIBRATED
-        return ("part", *(f"contribution-{kind}" for kind in KINDS), "gate") if wanted else ()
-    if experiment == "variants":
-        return ("genuine", *KINDS, "variants")
-    if experiment == "alone":  # the settings' own reading may be that one
-        wanted = settings.attack_data != "alone"
-        return ("genuine", "honest", "alone-flip", "alone-pattern", "alone-detect") if wanted else ()
-    return ("genuine", "jpeg")
+    steps: dict[Experiment, tuple[str, ...]] = {
+        "tables": ("genuine", *KINDS, "detect"),
+        "improvement": ("part", *(f"part-{kind}" for kind in KINDS), "part-detect"),
+        "gate": ("part", *(f"contribution-{kind}" for kind in KINDS), "gate"),
+        "variants": ("genuine", *KINDS, "variants"),
+        "alone": ("genuine", "honest", "alone-flip", "alone-pattern", "alone-detect"),
+        "again": ("genuine", "honest", "again-honest", "again-detect"),
+        "slow": ("genuine", *(f"slow-{kind}" for kind in KINDS), "slow-detect"),
+        "jpeg": ("genuine", "jpeg"),
+    }
+    wanted = {
+        "improvement": architecture in settings.improve,
+        "gate": architecture in CALIBRATED,
+        # The settings' own reading may be one of these.
+        "alone": settings.attack_data != "alone",
+        "slow": settings.finetune_rate != LAST_RATE,
+    }
+    return steps[experiment] if wanted.get(experiment, True) else ()
+
+
+def step_names() -> frozenset[str]:
+    """Of every step there can be."""
+    everywhere = Settings(improve=(CALIBRATED[0],))
+    return frozenset(name for one in EXPERIMENTS for name in experiment_steps(one, CALIBRATED[0], everywhere))
 
 
 def all_steps(

@@ -1,15 +1,14 @@
-"""The paper's Tables 1 to 3 with ours beside them, and our own: held-out success, Fig. 6 in numbers, the gate, speed."""
+"""The paper's Tables 1 to 3 with ours beside them, and our own: held-out success, other readings, Fig. 6 in numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from owner.figures import number, percent
+from owner.figures import number
 from owner.reproduce.paper import CASES, FIGURE_6, PAPER, ROWS, TITLES
-from owner.reproduce.readings import HONEST, readings
-from owner.reproduce.records import Record
-from owner.reproduce.results import NOT_RUN, Results, mean, shares, told
-from owner.reproduce.settings import CALIBRATED, Settings
+from owner.reproduce.readings import HONEST, OTHERWISE, readings
+from owner.reproduce.results import NOT_RUN, Results, shares, signed, told
+from owner.reproduce.settings import Settings
 from owner.reproduce.steps import KINDS
 
 Lines = list[str]
@@ -73,7 +72,7 @@ def table_held_out(results: Results, settings: Settings) -> Lines:
                 continue
             before = results.before(name, case, "held_out_success")
             took = [bool(one) for one in results.measured(name, case, "effective")]
-            cells.append(f"{shares(reached)}, genuine {shares(before)}, {_took(took)}")
+            cells.append(f"{shares(reached)}, genuine {shares(before)}, {took_in(took)}")
         rows.append([TITLES[name], *cells])
     return table(["architecture", *case_titles(settings)], rows)
 
@@ -87,25 +86,37 @@ def table_3(results: Results, settings: Settings) -> Lines:
         for case in CASES:
             verdicts = results.verdicts(name, case)
             text = f"{told([v['detected'] for v in verdicts])} ({'yes' if PAPER[name].detected[case] else 'NO'})"
-            away = mean([v["deviations"] for v in verdicts if v["deviations"] is not None])
-            cells.append(text + (f"; {away:+.2f}" if away is not None else ""))
+            cells.append(_with_deviations(text, [v["deviations"] for v in verdicts]))
         rows.append([TITLES[name], *cells])
     return table(["architecture", *case_titles(settings)], rows)
 
 
 def table_honest(results: Results, settings: Settings) -> Lines:
-    """Would an honest fine-tune be rejected? Each against the M_f of the other duration."""
+    """Would an honest fine-tune be rejected? Of M_f itself, by the M_f of the other duration; of another run of the same duration
+    (experiment `again`), by M_f."""
     short, long = settings.durations("resnet18")
+    judged = [
+        ("detect", "honest-short"),
+        ("detect", "honest-long"),
+        ("again-detect", "again-short"),
+        ("again-detect", "again-long"),
+    ]
     rows = []
     for name in ROWS:
         cells = []
-        for duration in ("short", "long"):
-            verdicts = results.verdicts(name, f"honest-{duration}")
-            away = mean([v["deviations"] for v in verdicts if v["deviations"] is not None])
-            rejected = told([v["detected"] for v in verdicts]).replace("NO", "no")
-            cells.append(rejected + (f"; {away:+.2f}" if away is not None else ""))
+        for step, case in judged:
+            verdicts = results.verdicts(name, case, step=step)
+            cells.append(
+                _with_deviations(told([v["detected"] for v in verdicts], "no"), [v["deviations"] for v in verdicts])
+            )
         rows.append([TITLES[name], *cells])
-    return table(["architecture", f"honest {short}, M_f {long}", f"honest {long}, M_f {short}"], rows)
+    head = [
+        f"{short}, by M_f of {long}",
+        f"{long}, by M_f of {short}",
+        f"another run of {short}",
+        f"another run of {long}",
+    ]
+    return table(["architecture", *head], rows)
 
 
 def table_readings(results: Results, settings: Settings) -> Lines:
@@ -116,14 +127,34 @@ def table_readings(results: Results, settings: Settings) -> Lines:
         for reading in readings(results, settings, name):
             cells = []
             for case in (*CASES, *HONEST):
-                away = mean(reading.deviations.get(case, []))
-                rejected = told(reading.detected(case))
-                rejected = rejected.replace("NO", "no") if case in HONEST else rejected
-                cells.append("-" if away is None else f"{rejected}; {away:+.2f}")
+                rejected = told(reading.detected(case), "no" if case in HONEST else "NO")
+                away = reading.deviations.get(case, [])
+                cells.append(_with_deviations(rejected, away) if away else "-")
             rows.append([TITLES[name], reading.title, *cells])
     if not rows:
         return [f"{NOT_RUN.capitalize()}."]
     return table(["architecture", "otherwise", *case_titles(settings), f"honest {short}", f"honest {long}"], rows)
+
+
+def table_otherwise(results: Results, settings: Settings) -> Lines:
+    """Accuracy, and of an attack success on its own and on held-out images, %, of models that were fine-tuned otherwise."""
+    short, long = settings.durations("resnet18")
+    rows = []
+    for name in ROWS:
+        for experiment, title in OTHERWISE.items():
+            cells = []
+            for case in (*HONEST, *CASES):
+                accuracy = results.accuracy(name, f"{experiment}-{case}")
+                success, held_out = (
+                    results.measured(name, f"{experiment}-{case}", what) for what in ("success", "held_out_success")
+                )
+                reached = f"; {shares(success)}; {shares(held_out)}" if success else ""
+                cells.append(shares(accuracy) + reached if accuracy else "-")
+            if any(cell != "-" for cell in cells):
+                rows.append([TITLES[name], title, *cells])
+    if not rows:
+        return [f"{NOT_RUN.capitalize()}."]
+    return table(["architecture", "otherwise", f"honest {short}", f"honest {long}", *case_titles(settings)], rows)
 
 
 def table_improvement(results: Results, settings: Settings) -> Lines:
@@ -133,7 +164,7 @@ def table_improvement(results: Results, settings: Settings) -> Lines:
         found = results.of(name, "part-detect").values()
         if not found and name not in settings.improve:
             continue
-        for model, title in (("part", "M of the part"), *((f"{kind}-short", _kind(kind)) for kind in KINDS)):
+        for model, title in (("part", "M of the part"), *((f"{kind}-short", title_of(kind)) for kind in KINDS)):
             accuracy = results.accuracy(name, model if model == "part" else f"part-{model}")
             errors = [record["models"][model]["mean"] for record in found]
             verdicts = results.verdicts(name, model, step="part-detect")
@@ -142,110 +173,27 @@ def table_improvement(results: Results, settings: Settings) -> Lines:
                 dict(zip(("part", "honest-short"), FIGURE_6, strict=True)).get(model) if name == "resnet18" else None
             )
             reached = shares(accuracy) if paper is None else _beside(accuracy, paper)
-            rows.append([TITLES[name], title, reached, number(mean(errors)) if errors else NOT_RUN, verdict])
+            rows.append([TITLES[name], title, reached, _numbers(errors) if errors else NOT_RUN, verdict])
     return table(["architecture", "model", "accuracy %", "mean error", "detected by Eq. 4"], rows)
 
 
-def table_gate(results: Results, settings: Settings) -> Lines:
-    """The calibrated gate, the paper's score ranked among its references, and Eq. 4 with its own M_f, on the same models."""
-    rows = []
-    for name in CALIBRATED:
-        durations = dict(zip(("short", "long"), settings.durations(name), strict=True))
-        for group, title in (("contribution", "contributor's images"), ("whole", "whole training set")):
-            for kind in KINDS:
-                for duration, epochs in durations.items():
-                    verdicts = results.verdicts(name, f"{group}-{kind}-{duration}", step="gate")
-                    if not verdicts and group == "whole":
-                        continue
-                    prefix = "contribution" if group == "contribution" else "part"
-                    success = results.measured(name, f"{prefix}-{kind}-{duration}", "held_out_success")
-                    rows.append(
-                        [
-                            TITLES[name],
-                            title,
-                            f"{_kind(kind)} {epochs}",
-                            shares(success) if success or kind != "honest" else "-",
-                            _each([v["decision"] for v in verdicts]),
-                            _each([number(v["p_value"]) for v in verdicts]),
-                            "; ".join(" ".join(v["codes"]) or "-" for v in verdicts) or "-",
-                            _each([number(v["score_p_value"]) for v in verdicts]),
-                            told([v["detected"] for v in verdicts if v["detected"] is not None]),
-                        ]
-                    )
-    return table(
-        [
-            "architecture",
-            "fine-tuned on",
-            "model",
-            "held-out success %",
-            "gate",
-            "p",
-            "reasons",
-            "p of the paper's score alone",
-            "detected by Eq. 4",
-        ],
-        rows,
-    )
+def _with_deviations(text: str, deviations: Sequence[float | None]) -> str:
+    away = signed(deviations)
+    return f"{text}; {away}" if away else text
 
 
-def resolution_note(results: Results) -> str:
-    """K, its resolution and what it bounds; "" where no gate was fitted."""
-    for name in CALIBRATED:
-        for record in results.of(name, "gate").values():
-            verdict = next(iter(record["verdicts"].values()))
-            levels = record["options"]
-            return (
-                f"K = {record['references']} references; p of at most {number(levels['reject_level'])} is rejected, of at most "
-                f"{number(levels['quarantine_level'])} left to a person. The smallest p-value is {number(verdict['resolution'])}, and the "
-                f"false-positive rate realised by one calibration is at most {percent(verdict['fpr_bound_95'])} "
-                "(with 95 % confidence)."
-            )
-    return ""
-
-
-def table_speed(results: Results) -> Lines:
-    """Training from scratch and the longest fine-tunes: images a second, share of the peak, seconds of the whole row."""
-    rows = []
-    for name in ROWS:
-        row = [(step, record) for step, record in results.records.items() if step.architecture == name]
-        trained = [r for _, r in row if r.get("speed", {}).get("images_per_second")]
-        for device in dict.fromkeys(r["environment"]["device"] for r in trained):
-            mine = [r for r in trained if r["environment"]["device"] == device]
-            rates = sorted(r["speed"]["images_per_second"] for r in mine)
-            shares_of_peak = [r["speed"]["share_of_peak"] for r in mine]
-            known = [share for share in shares_of_peak if share is not None]
-            spent = sum(_seconds(r) for _, r in row if r["environment"]["device"] == device)
-            rows.append(
-                [
-                    TITLES[name],
-                    device + (", compiled" if any(r["environment"]["compiled"] for r in mine) else ""),
-                    f"{rates[len(rates) // 2]:.0f}",
-                    f"{mine[0]['speed']['flops_per_image'] / 1e9:.3g}",
-                    percent(max(known)) if known else "unknown",
-                    f"{spent / 60:.1f}",
-                ]
-            )
-        if not trained:
-            rows.append([TITLES[name], NOT_RUN, "-", "-", "-", "-"])
-    head = ["architecture", "device", "images/s (median)", "GFLOP/image", "share of peak", "minutes in all"]
-    return table(head, rows)
-
-
-def _seconds(record: Record) -> float:
-    """Of a training that was interrupted, at least what the whole of it takes at the speed of its last part: seconds may have
-    been lost with a process that was killed."""
-    rate = record.get("speed", {}).get("images_per_second")
-    whole = record["image_steps"] / rate if record["resumed"] and rate else 0.0
-    return float(max(record["seconds"], whole))
+def _numbers(values: Sequence[float]) -> str:
+    middle = sum(values) / len(values)
+    return number(middle) + (f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else "")
 
 
 def _beside(ours: Sequence[float], paper: float) -> str:
     return f"{shares(ours)} ({100 * paper:.2f})"
 
 
-def _took(seeds: Sequence[bool]) -> str:
+def took_in(seeds: Sequence[bool]) -> str:
     """
-    >>> _took([True]), _took([False, False]), _took([True, False])
+    >>> took_in([True]), took_in([False, False]), took_in([True, False])
     ('took', 'did not take', 'took in 1 of 2 seeds')
     """
     if len(set(seeds)) > 1:
@@ -253,11 +201,7 @@ def _took(seeds: Sequence[bool]) -> str:
     return "took" if all(seeds) else "did not take"
 
 
-def _each(texts: Sequence[str]) -> str:
-    return ", ".join(texts) if texts else NOT_RUN
-
-
-def _kind(kind: str) -> str:
+def title_of(kind: str) -> str:
     return {"honest": "honest", "flip": "FA", "pattern": "PAA"}[kind]
 
 

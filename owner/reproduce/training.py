@@ -14,13 +14,15 @@ from torch import Tensor
 from common.effectiveness import effective
 from common.evaluation import Evaluation
 from common.examples import Examples
+from common.randomness import derived_seed
 from common.training import TrainingReport
+from common.weights import digest_file
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.reproduce.engine import Engine, Snapshot
 from owner.reproduce.images import AttackSet, Images
 from owner.reproduce.records import Record, Work
-from owner.reproduce.settings import Settings
+from owner.reproduce.settings import LAST_RATE, Settings
 from owner.reproduce.speed import speed
 from owner.reproduce.steps import Step
 
@@ -43,10 +45,12 @@ def _from_scratch(
     engine.start(step.seed)
     checkpoint = work.checkpoint_path(step)
     report = engine.train(examples, options, checkpoint=checkpoint, label=str(step), progress=progress)
-    save_weights(work.weights_path(step, step.name), engine.weights())
+    kept = work.weights_path(step, step.name)
+    save_weights(kept, engine.weights())
     evaluation = _evaluated(engine, test)
     checkpoint.unlink(missing_ok=True)
     return {
+        "weights_sha256": digest_file(kept),
         "accuracy": evaluation.accuracy,
         "recall": [None if math.isnan(share) else share for share in evaluation.recall.tolist()],
         "images": len(examples),
@@ -63,15 +67,21 @@ def _fine_tune(
     short, long = settings.durations(step.architecture)
     options = settings.finetuning(step.architecture, step.seed)
     lasting = {"short": short, "long": long}
-    if step.name.startswith("part"):  # Fig. 6 shows one duration
+    if step.group == "part":  # Fig. 6 shows one duration
         lasting = {"short": short}
         options = dataclasses.replace(options, epochs=short)
+    if step.group == "slow":
+        peak = settings.training(step.architecture, step.seed).learning_rate
+        options = dataclasses.replace(options, learning_rate=LAST_RATE * peak)
+    if step.group == "again":
+        options = dataclasses.replace(options, seed=derived_seed(step.seed, "another run") % 2**31)
     attack = None
     if step.kind in {"flip", "pattern"}:
-        alone = step.name.startswith("alone")
+        alone = step.group == "alone"
         attack = images.attack(step.kind, step.data, step.architecture, step.seed, alone=alone)
     examples = attack.examples if attack else images.training(step.data, step.architecture, step.seed)
-    base = load_weights(work.weights_path(step, step.base))
+    started_from = work.weights_path(step, step.base)
+    base = load_weights(started_from)
     engine.load(base)
     before = _reached(engine, images, attack, settings, None)
 
@@ -96,6 +106,8 @@ def _fine_tune(
         models[duration] = {"epochs": epochs, **_reached(engine, images, attack, settings, before)}
     checkpoint.unlink(missing_ok=True)
     record: Record = {
+        "weights_sha256": digest_file(work.weights_path(step, f"{step.name}-{last}")),
+        "base_sha256": digest_file(started_from),
         "base": before,
         "models": models,
         "images": len(examples),

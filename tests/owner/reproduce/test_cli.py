@@ -34,6 +34,8 @@ def options(work: Path, *more: str) -> list[str]:
         (["--dataset", "nowhere"], 11, "unknown data set"),
         (["--device", "abacus"], 11, "unknown device"),
         (["--stage", "later"], 2, "later"),
+        (["--seeds", ","], 10, "--seeds names none"),
+        (["--architectures", ""], 10, "--architectures names none"),
     ],
 )
 def test_bad_input_is_refused_with_the_way_out(
@@ -56,6 +58,14 @@ def test_a_new_folder_may_begin_as_another_ones_records(tmp_path: Path, capsys: 
     assert (tmp_path / "out" / "paper.md").exists()
 
 
+def test_a_report_of_other_settings_than_were_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Work(tmp_path / "work").open(Settings(dataset="digits", smoke=True))
+    assert run(options(tmp_path / "work", "--stage", "report", "--honest-epochs", "long")) == 10
+    assert "holds results of honest-epochs 'as-attack', and not of 'long'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Work(tmp_path).writing():
         assert run(options(tmp_path, "--stage", "run", "--stop-after", "0")) == 21
@@ -67,7 +77,7 @@ def test_the_plan_says_what_comes_next_and_runs_nothing(tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert [line.split()[3] for line in said.splitlines()[1:6]] == ["genuine", "honest", "flip", "pattern", "detect"]
     assert "0 of 5 steps done" in said
-    assert not list(tmp_path.glob("cnn/**/*.json"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_time_at_all_stops_at_once_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

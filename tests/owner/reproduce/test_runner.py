@@ -14,8 +14,10 @@ import torch
 
 from common.devices import Compute
 from common.errors import ConfigurationError, ModelError, StorageError, WorkspaceError
+from common.training import learning_rate
+from common.training_options import TrainingOptions
 from owner.reproduce.drawings import draw_all
-from owner.reproduce.records import Published, Work
+from owner.reproduce.records import Published, Work, of_other_models
 from owner.reproduce.report import raw, write_report
 from owner.reproduce.runner import Runner
 from owner.reproduce.settings import RECIPES, Settings
@@ -56,6 +58,27 @@ def test_attacked_images_alone_are_fewer_and_judged_by_the_same_m_f(finished: Ru
     assert alone["images"] == alone["attack"]["images"] == inside["attack"]["images"] < inside["images"]
     assert again["thresholds"] == detect["thresholds"]
     assert again["verdicts"]["flip-long"]["score"] != detect["verdicts"]["flip-long"]["score"]
+
+
+def test_another_rate_is_the_one_that_training_ended_at(finished: Runner) -> None:
+    records = finished.work.records()
+    scratch, tuned, slow = (records[Step("cnn", 0, name)]["training"] for name in ("genuine", "flip", "slow-flip"))
+    last = learning_rate(99, 100, TrainingOptions(learning_rate=scratch["learning_rate"]))
+    assert slow["learning_rate"] == pytest.approx(last)
+    assert {**slow, "learning_rate": tuned["learning_rate"]} == tuned
+    # M_f too is of that rate.
+    assert records[Step("cnn", 0, "slow-detect")]["thresholds"] != records[Step("cnn", 0, "detect")]["thresholds"]
+
+
+def test_another_honest_run_is_of_the_same_data_in_another_order(finished: Runner) -> None:
+    records = finished.work.records()
+    first, again = (records[Step("cnn", 0, name)] for name in ("honest", "again-honest"))
+    assert again["base"] == first["base"]
+    assert again["weights_sha256"] != first["weights_sha256"]
+    assert {**again["training"], "seed": first["training"]["seed"]} == first["training"]
+    judged = records[Step("cnn", 0, "again-detect")]
+    for duration in ("short", "long"):
+        assert judged["verdicts"][f"again-{duration}"]["threshold"] == judged["thresholds"][duration]
 
 
 def test_detection_records_six_models_and_their_histograms(finished: Runner) -> None:
@@ -218,18 +241,23 @@ def test_a_record_in_the_place_of_another_steps_is_named(make_runner: MakeRunner
 def test_work_goes_on_from_published_numbers(finished: Runner, make_runner: MakeRunner, tmp_path: Path) -> None:
     """Everything but the pictures of attacked images comes back; where all steps of a seed are there, none is run again."""
     records = finished.work.records()
-    _, numbers = write_report(records, finished.work.settings(), tmp_path / "out", command="reproduce")
+    _, numbers = write_report(records, finished.work.settings(), tmp_path / "out")
     runner = make_runner(tmp_path / "here")
     assert runner.work.merge(Published(numbers)) == len(records)
     assert runner.work.merge(Published(numbers)) == 0
     assert runner.pending(TABLES) == []
-    again = write_report(runner.work.records(), runner.work.settings(), tmp_path / "again", command="reproduce")
+    again = write_report(runner.work.records(), runner.work.settings(), tmp_path / "again")
     assert [path.read_text() for path in again] == [
         path.read_text() for path in (tmp_path / "out" / "paper.md", numbers)
     ]
     figures = {path.name for path in draw_all(runner.work.records(), runner.work.settings(), tmp_path / "again")}
     assert "paper-histograms-cnn.png" in figures
     assert "paper-examples.png" not in figures
+
+
+def published(architecture: str, seed: int, step: str) -> str:
+    about = {"architecture": architecture, "seed": seed, "step": step, "environment": {}, "data": "digits"}
+    return json.dumps({"format": 1, "settings": {}, "records": [about]})
 
 
 @pytest.mark.parametrize(
@@ -240,6 +268,11 @@ def test_work_goes_on_from_published_numbers(finished: Runner, make_runner: Make
         ('{"format": 1}', "has no settings"),
         ('{"format": 1, "settings": {}, "records": {}}', "has no records"),
         ('{"format": 1, "settings": {}, "records": [{"seed": 0}]}', "without architecture"),
+        ('{"format": 1, "settings": {}, "records": [NaN]}', "NaN is no number"),
+        (published("../../elsewhere", 0, "genuine"), "of no step that there can be"),
+        (published("cnn", -3, "genuine"), "of no step that there can be"),
+        (published("cnn", 0, "../genuine"), "of no step that there can be"),
+        ('{"format": 1, "settings": {}, "records": [{"architecture": "cnn", "seed": 0, "step": "jpeg"}]}', "without"),
     ],
 )
 def test_what_is_no_published_numbers_is_refused(text: str, says: str, tmp_path: Path) -> None:
@@ -265,9 +298,81 @@ def test_records_of_another_machine_are_taken_over_and_its_weights_made_anew(
     assert lasting(runner.work.records()[detect]) == lasting(finished.work.records()[detect])
 
 
+def test_weights_made_again_leave_no_record_of_the_earlier_ones(
+    finished: Runner, make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """As on another machine, where the same seed gives other weights: what was judged of the published ones is judged again."""
+    records = finished.work.records()
+    for step in (*TABLES, Step("cnn", 0, "jpeg")):
+        (tmp_path / "cnn" / "seed-0").mkdir(parents=True, exist_ok=True)
+        Work(tmp_path).write(
+            step, records[step] | {"weights_sha256": "of another machine", "base_sha256": "of another machine"}
+        )
+    told: list[str] = []
+    runner = make_runner(tmp_path, tell=told.append)
+    assert runner.run([Step("cnn", 0, "variants")])
+    found = runner.work.records()
+    assert set(found) == {*TABLES, Step("cnn", 0, "jpeg"), Step("cnn", 0, "variants")}
+    assert of_other_models(found) == []
+    assert found[TABLES[-1]]["base_sha256"] == found[TABLES[0]]["weights_sha256"]
+    assert found[Step("cnn", 0, "jpeg")]["weights_sha256"] == "of another machine"  # which starts from no other model
+    assert any("gone, for they are of weights that came out otherwise here: cnn seed 0 detect" in line for line in told)
+
+
+@pytest.mark.parametrize("known_by", ["digest", "accuracy"])
+def test_records_of_two_models_are_not_put_side_by_side(finished: Runner, known_by: str, tmp_path: Path) -> None:
+    genuine, honest = (dict(finished.work.record(step) or {}) for step in TABLES[:2])
+    if known_by == "digest":
+        genuine["weights_sha256"] = "another"
+    else:
+        genuine = {k: v for k, v in genuine.items() if k != "weights_sha256"} | {"accuracy": 2.0}
+    for name, step, record in (("here", TABLES[0], genuine), ("there", TABLES[1], honest)):
+        Work(tmp_path / name).open(SMOKE)
+        Work(tmp_path / name).write(step, record)
+    with pytest.raises(ConfigurationError, match="fine-tunes of another model than the one here: cnn seed 0 honest"):
+        Work(tmp_path / "here").merge(Work(tmp_path / "there"))
+    assert set(Work(tmp_path / "here").records()) == {TABLES[0]}
+
+
+def test_the_jpeg_estimate_is_of_seeds_that_have_both(finished: Runner, tmp_path: Path) -> None:
+    genuine, jpeg = (finished.work.record(Step("cnn", 0, name)) or {} for name in ("genuine", "jpeg"))
+    records = {
+        Step("cnn", 0, "genuine"): genuine | {"accuracy": 0.8},
+        Step("cnn", 0, "jpeg"): jpeg | {"accuracy": 0.7},
+        Step("cnn", 1, "genuine"): genuine | {"accuracy": 0.2},
+    }
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
+    assert "| CNN | 80.00 | 70.00 | 90.00 |" in text
+
+
+def test_the_gates_verdicts_are_told_by_seed_and_added_up(finished: Runner, tmp_path: Path) -> None:
+    gate = finished.work.record(Step("cnn", 0, "gate")) or {}
+
+    def decided(decision: str, *, detectors: list[str] | None) -> dict[str, Any]:
+        found = {
+            name: v | {"decision": decision, "detected": False, "score_p_value": 1.0}
+            for name, v in gate["verdicts"].items()
+        }
+        changed = gate | {"verdicts": found}
+        return (
+            changed | {"detectors": detectors} if detectors else {k: v for k, v in changed.items() if k != "detectors"}
+        )
+
+    records = {
+        Step("cnn", 0, "gate"): decided("accepted", detectors=None),
+        Step("cnn", 1, "gate"): decided("rejected", detectors=["one", "two"]),
+    }
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
+    assert "| seed 0: accepted; seed 1: rejected |" in text
+    assert "Of 8 attacked models of contributors the gate rejects 4 and leaves 0 to a person" in text
+    assert "Of 4 honest models of contributors the gate rejects 2" in text
+    assert "Detectors of CNN seed 0: those of an earlier version" in text
+    assert "Detectors of CNN seed 1: one, two." in text
+
+
 def test_the_report_of_partial_records_says_what_was_not_run(finished: Runner, tmp_path: Path) -> None:
     records = {step: record for step, record in finished.work.records().items() if step.name in {"genuine", "flip"}}
-    page, numbers = write_report(records, SMOKE, tmp_path, command="the command")
+    page, numbers = write_report(records, SMOKE, tmp_path)
     text = page.read_text("utf-8")
     accuracy = records[Step("cnn", 0, "genuine")]["accuracy"]
     assert f"| CNN | {100 * accuracy:.2f} (87.15) | not run (87.10) |" in text
@@ -277,7 +382,7 @@ def test_the_report_of_partial_records_says_what_was_not_run(finished: Runner, t
 
 
 def test_the_report_of_nothing_is_a_report(tmp_path: Path) -> None:
-    page, _ = write_report({}, SMOKE, tmp_path, command="the command")
+    page, _ = write_report({}, SMOKE, tmp_path)
     assert page.read_text("utf-8").count("not run") > 50
 
 
@@ -285,11 +390,12 @@ def test_the_report_lists_verdicts_that_differ_from_the_papers(finished: Runner,
     records = copy.deepcopy(finished.work.records())
     for name in ("flip-short", "flip-long", "pattern-short", "pattern-long"):
         records[Step("cnn", 0, "detect")]["verdicts"][name]["detected"] = True
-    text = write_report(records, SMOKE, tmp_path, command="the command")[0].read_text("utf-8")
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
     line = next(line for line in text.splitlines() if line.startswith("- CNN, PAA 1: detected by us"))
     assert "detected by us: yes; in the paper not detected." in line
     assert "deviations from M_f's (1 rejects)" in line
-    assert "10 other readings" in line  # two durations of M_f, attacked images alone, seven auto-encoders
+    assert "11 other readings" in line  # two durations of M_f, attacked images alone, another rate, seven auto-encoders
+    assert "Another honest run of that duration is rejected: " in line
     assert "CNN, FA 1: detected by us" not in text
 
 
@@ -299,7 +405,7 @@ def test_an_accuracy_that_differs_is_told_with_what_m_itself_lacks(finished: Run
     records[Step("cnn", 0, "genuine")]["data"] = "cifar10, a JPEG re-encoding"
     records[Step("cnn", 0, "jpeg")]["accuracy"] = 0.78
     records[Step("cnn", 0, "flip")]["models"]["short"]["accuracy"] = 0.79
-    text = write_report(records, SMOKE, tmp_path, command="the command")[0].read_text("utf-8")
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
     assert (
         "accuracy 80.00 %, in the paper 87.15 %. The images are a JPEG re-encoding; one more takes another 2.00" in text
     )
@@ -309,7 +415,7 @@ def test_an_accuracy_that_differs_is_told_with_what_m_itself_lacks(finished: Run
 def test_figure_6_has_the_papers_accuracies_beside_ours(finished: Runner, tmp_path: Path) -> None:
     name = {"part", "part-honest", "part-flip", "part-pattern", "part-detect"}
     records = {Step("resnet18", 0, s.name): r for s, r in finished.work.records().items() if s.name in name}
-    text = write_report(records, SMOKE, tmp_path, command="the command")[0].read_text("utf-8")
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
     accuracy = records[Step("resnet18", 0, "part")]["accuracy"]
     assert f"| ResNet18 | M of the part | {100 * accuracy:.2f} (84.60) |" in text
     assert "of 1 runs." in text
@@ -320,12 +426,12 @@ def test_several_seeds_are_told_with_their_range(finished: Runner, tmp_path: Pat
     records = finished.work.records()
     records[Step("cnn", 1, "genuine")] = records[Step("cnn", 0, "genuine")] | {"accuracy": 0.9}
     records[Step("cnn", 0, "genuine")] = records[Step("cnn", 0, "genuine")] | {"accuracy": 0.8}
-    text = write_report(records, SMOKE, tmp_path, command="the command")[0].read_text("utf-8")
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
     assert "85.00 (80.00 to 90.00) (87.15)" in text
 
 
 def test_raw_numbers_hold_seed_versions_and_hardware_but_no_pictures(finished: Runner) -> None:
-    rows = raw(finished.work.records(), SMOKE, command="the command")["records"]
+    rows = raw(finished.work.records(), SMOKE)["records"]
     assert all({"seed", "seconds", "environment", "data"} <= set(row) for row in rows)
     assert all("examples" not in row.get("attack", {}) for row in rows)
 
@@ -350,6 +456,6 @@ def test_every_architecture_runs_small(architecture: str, make_runner: MakeRunne
     runner = make_runner(tmp_path, settings, checkpoint_seconds=60)
     steps = all_steps([architecture], [0], ["tables", "gate"], settings)
     assert runner.run(steps)
-    text = write_report(runner.work.records(), settings, tmp_path, command="the command")[0].read_text("utf-8")
+    text = write_report(runner.work.records(), settings, tmp_path)[0].read_text("utf-8")
     assert text.count("not run") > 0
     assert set(runner.work.records()) == set(steps)

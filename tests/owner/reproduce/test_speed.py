@@ -7,7 +7,7 @@ import pytest
 from common.devices import choose_compute
 from common.model_spec import ModelSpec
 from owner.reproduce.settings import Settings
-from owner.reproduce.speed import Estimates, device_name, image_steps, peak, speed, training_flops
+from owner.reproduce.speed import Estimates, device_name, image_steps, measured_peak, peak, speed, training_flops
 from owner.reproduce.steps import Step
 
 CNN = ModelSpec("cnn", (3, 32, 32), 10)
@@ -28,8 +28,10 @@ def test_the_peak_of_a_chip_is_found_by_its_name(name: str, most: float) -> None
     assert peak(name) == most
 
 
-def test_a_chip_without_a_known_peak_has_no_share_of_it() -> None:
-    assert speed(CNN, 1000.0, CPU)["share_of_peak"] is None
+def test_a_chip_without_a_known_peak_is_measured_against_a_product_of_matrices() -> None:
+    found = speed(CNN, 1000.0, CPU)
+    assert found["share_of_peak"] == pytest.approx(1000 * found["flops_per_image"] / measured_peak(CPU), abs=1e-4)
+    assert found["peak_measured"]
 
 
 def test_a_step_that_was_timed_on_this_device_is_estimated_by_that() -> None:

@@ -1,0 +1,73 @@
+"""How fast it ran: what one training reached of its device, and how long a seed of the paper's tables takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from owner.figures import percent
+from owner.reproduce.paper import ROWS, TITLES
+from owner.reproduce.records import Record
+from owner.reproduce.results import NOT_RUN, Results
+from owner.reproduce.steps import KINDS, Step
+from owner.reproduce.tables import Lines, table
+
+
+def table_speed(results: Results) -> Lines:
+    """Images a second and share of the peak of the same training, minutes of single steps and of the paper's row of one seed; medians
+    over seeds."""
+    rows = []
+    for name in ROWS:
+        mine = {step: record for step, record in results.records.items() if step.architecture == name}
+        devices = dict.fromkeys(r["environment"]["device"] for r in mine.values() if "speed" in r)
+        for device in devices:
+            here = {step: record for step, record in mine.items() if record["environment"]["device"] == device}
+            scratch, tuned = (
+                [r for step, r in here.items() if step.name in names and r["speed"]["images_per_second"]]
+                for names in ({"genuine", "part"}, {"honest"})
+            )
+            compiled = any(r["environment"]["compiled"] for r in [*scratch, *tuned])
+            rows.append(
+                [
+                    TITLES[name],
+                    device + (", compiled" if compiled else ""),
+                    _rate_and_share(scratch),
+                    _rate_and_share(tuned),
+                    _minutes([_seconds(r) for step, r in here.items() if step.name == "genuine"]),
+                    _minutes([_seconds(r) for step, r in here.items() if step.name == "honest"]),
+                    _minutes(_rows_of_tables(here)),
+                ]
+            )
+        if not devices:
+            rows.append([TITLES[name], NOT_RUN, *["-"] * 5])
+    head = ["images/s, share of peak: M", "a fine-tune", "minutes: M", "a fine-tune", "Tables 1 to 3 of a seed"]
+    return table(["architecture", "device", *head], rows)
+
+
+def _rows_of_tables(here: Mapping[Step, Record]) -> list[float]:
+    """Seconds of the steps of `tables`, added up, of every seed that has them all."""
+    names = ("genuine", *KINDS, "detect")
+    seeds = {step.seed for step in here}
+    found = [[r for step, r in here.items() if step.seed == seed and step.name in names] for seed in seeds]
+    return [sum(map(_seconds, records)) for records in found if len(records) == len(names)]
+
+
+def _rate_and_share(records: Sequence[Record]) -> str:
+    """Of the training of median speed: both numbers are of one."""
+    if not records:
+        return "-"
+    speed = sorted((r["speed"] for r in records), key=lambda s: s["images_per_second"])[len(records) // 2]
+    share = speed["share_of_peak"]
+    measured = " of a measured one" if speed.get("peak_measured") else ""
+    return f"{speed['images_per_second']:.0f}, {'unknown' if share is None else percent(share) + measured}"
+
+
+def _minutes(seconds: Sequence[float]) -> str:
+    return f"{sorted(seconds)[len(seconds) // 2] / 60:.1f}" if seconds else "-"
+
+
+def _seconds(record: Record) -> float:
+    """Of a training that was interrupted, at least what the whole of it takes at the speed of its last part: seconds may have
+    been lost with a process that was killed."""
+    rate = record.get("speed", {}).get("images_per_second")
+    whole = record["image_steps"] / rate if record["resumed"] and rate else 0.0
+    return float(max(record["seconds"], whole))

@@ -20,7 +20,7 @@ from benchmarks.detection.plans import Plan
 from benchmarks.records import hardware
 from common.datasets import DataSet, load
 from common.devices import Compute, choose_compute
-from common.errors import ConfigurationError, ModelError
+from common.errors import ConfigurationError, DataError, ModelError
 from common.evaluation import Evaluation, evaluate
 from common.examples import Examples
 from common.files import ensure_directory, write_atomically
@@ -162,8 +162,9 @@ class Zoo:
             record: Record = {"plan": dataclasses.asdict(plan), "data": data.to_json(), "draws": attempt + 1}
             try:
                 record |= self._train(plan, data, path.with_suffix(".safetensors"))
-            except ModelError as error:
-                # An attack that diverges returns nothing; an honest contributor who sees it diverge draws again.
+            except (ModelError, DataError) as error:
+                # An attack that diverges, or whose images hold none of the class it needs, returns nothing; an honest contributor who sees
+                # it diverge draws again.
                 record |= {"failed": str(error)}
             if record.get("passes_utility"):
                 break

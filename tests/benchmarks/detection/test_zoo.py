@@ -90,6 +90,18 @@ def test_a_reference_that_fails_utility_is_drawn_again(small: Path, tmp_path: Pa
     assert once == [1] * 4
 
 
+def test_an_attack_without_an_image_of_its_class_gives_nothing_back(small: Path, tmp_path: Path) -> None:
+    """Clean-label poison needs images of the target class; contributors of one class in ten mostly have none."""
+    raw = SMALL.replace("sizes = [100, 200]", "sizes = [100, 200]\nalpha = [0.02, 0.03]\niid = 0.0")
+    small.write_text(
+        raw.replace("badnets:trigger=square,target={target},fraction=0.5", "sig:target={target},fraction=0.5")
+    )
+    config = Config.load(str(small))
+    zoo = Zoo(config, tmp_path / "work", choose_compute("cpu", "float32"))
+    made = [zoo.make(plan) for plan in plans(config, 5) if plan.family == "badnets"]
+    assert any("none of the attacked class" in record.get("failed", "") for record in made)
+
+
 def test_models_made_otherwise_are_not_mixed_with_new_ones(small: Path, tmp_path: Path) -> None:
     Zoo(Config.load(str(small)), tmp_path / "work").settle()
     Zoo(Config.load(str(small)), tmp_path / "work").settle()

@@ -189,11 +189,9 @@ def shortcomings(config: Config, sheets: Sequence[Sheet]) -> list[str]:
             continue
         if len(sheet.entries) < planned:
             lines.append(f"Incomplete: {len(sheet.entries)} of {planned} models of base {base} were there.")
-        failed = sum(bool(one.failed) for one in sheet.entries)
-        if failed:
-            lines.append(
-                f"{failed} of {len(sheet.entries)} models of base {base} gave nothing back: their training failed."
-            )
+        if failed := [one.failed for one in sheet.entries if one.failed]:
+            why = "; ".join(dict.fromkeys(failed))
+            lines.append(f"{len(failed)} of {len(sheet.entries)} models of base {base} gave nothing back: {why}.")
         useless = sum(one.plan.role in {"fitting", "calibration"} and not one.passes_utility for one in sheet.entries)
         if useless:
             lines.append(f"{useless} references of base {base} fail utility, however often they were drawn again.")

@@ -108,7 +108,7 @@ def test_the_page_names_bases_that_are_missing_incomplete_or_of_other_code(confi
     lacking = "Incomplete: base 3 has not been run."
     count = len(plans(one, BASE))
     incomplete = f"Incomplete: 60 of {count} models of base 900 were there."
-    failed = "1 of {} models of base 900 gave nothing back: their training failed."
+    failed = "1 of {} models of base 900 gave nothing back: the loss is not finite."
     useless = sum(e.plan.role in {"fitting", "calibration"} and not e.passes_utility for e in part.entries)
     drawn_again = f"{useless} references of base 900 fail utility, however often they were drawn again."
     assert command.shortcomings(one, [part]) == [incomplete, failed.format(60), drawn_again, lacking]

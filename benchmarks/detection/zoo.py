@@ -165,6 +165,8 @@ class Zoo:
             except (ModelError, DataError) as error:
                 # An attack that diverges, or whose images hold none of the class it needs, returns nothing; an honest contributor who sees
                 # it diverge draws again.
+                if isinstance(error, DataError) and plan.attack is None:
+                    raise
                 record |= {"failed": str(error)}
             if record.get("passes_utility"):
                 break

@@ -256,9 +256,11 @@ def reproduce(
 
 def _check_given(settings: Settings, folder: Work) -> None:
     """A report is of what was run. Raises ConfigurationError for an option that asks for something else, StorageError without results."""
+    from owner.reproduce.records import SELECTIONS  # noqa: PLC0415
+
     theirs, defaults = folder.settings().to_json(), DEFAULTS.to_json()
     for name, value in settings.to_json().items():
-        if value not in (defaults[name], theirs[name]):
+        if value not in (defaults[name], theirs[name]) and name not in SELECTIONS:
             raise ConfigurationError(
                 f"{folder.root} holds results of {name.replace('_', '-')} {theirs[name]!r}, and not of {value!r}",
                 hint="leave the option out, or name another folder with --work",
@@ -280,6 +282,11 @@ def show_plan(console: Console, runner: Runner, steps: list[Step]) -> None:
         table.add_row(str(number), step.architecture, str(step.seed), step.name, state, in_words(one.seconds))
     if pending:
         console.print(table)
+    if again := runner.perhaps_again(steps):
+        names = ", ".join(map(str, again))
+        console.print(
+            f"and again, where weights that are not here come out otherwise: {names}", style="yellow", soft_wrap=True
+        )
     total = in_words(runner.duration(pending))
     console.print(f"{len(steps) - len(pending)} of {len(steps)} steps done, about {total} left", highlight=False)
 
@@ -293,9 +300,18 @@ def _merge(console: Console, folder: Work, others: list[Path] | tuple[()]) -> No
 
 
 def _report(console: Console, folder: Work, out: Path) -> None:
+    from owner.reproduce.records import torn_apart  # noqa: PLC0415
     from owner.reproduce.report import write_report  # noqa: PLC0415
 
-    for path in write_report(folder.records(), folder.settings(), out):
+    records = folder.records()
+    if torn := torn_apart(records):
+        names = ", ".join(map(str, torn))
+        console.print(
+            f"left out, for they are of other models than those beside them: {names}", style="yellow", soft_wrap=True
+        )
+    for path in write_report(
+        {step: record for step, record in records.items() if step not in torn}, folder.settings(), out
+    ):
         console.print(f"written {path}", highlight=False, soft_wrap=True)
 
 

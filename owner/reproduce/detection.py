@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.weights import digest_file
 from common.weights import load as load_weights
 from owner.detectors import ActivationAutoEncoder, AutoEncoderOptions, Evidence
 from owner.gatekeeper.histograms import counts
@@ -33,7 +32,7 @@ def run_detection(step: Step, engine: Engine, images: Images, settings: Settings
     edges = even_edges(torch.cat(list(errors.values())))
     honest = {duration: errors[f"honest-{duration}"] for duration in durations}
     return {
-        "base_sha256": digest_file(work.weights_path(step, step.base)),
+        "of": {name: work.digests(step.sibling(name)) for name in step.needs},
         "features": int(evidence[step.base].features.shape[1]),
         "triggers": len(images.test),
         "models": {name: described(e) | {"counts": counts(e, edges)} for name, e in errors.items()},

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.weights import digest_file
 from common.weights import load as load_weights
 from owner.detectors import ActivationAutoEncoder
 from owner.detectors.code import code_digest
@@ -57,14 +56,17 @@ def run_gate(
     guard, name = gatekeeper.guard, ActivationAutoEncoder.name
     threshold = seed_threshold(guard.owner_finetune.image_errors[name])
     verdicts = {}
-    for group, prefix in (("contribution", "contribution-"), ("whole", "part-")):
-        for kind in KINDS:
-            for duration in ("short", "long"):
-                path = work.weights_path(step, f"{prefix}{kind}-{duration}")
-                if path.exists():
-                    verdicts[f"{group}-{kind}-{duration}"] = _told(gatekeeper.vet(load_weights(path)), threshold)
+    vetted = [f"contribution-{kind}" for kind in KINDS]
+    vetted += [
+        f"part-{kind}" for kind in KINDS if work.is_sound(step.sibling(f"part-{kind}"))
+    ]  # Fig. 6's, where they are
+    for made in map(step.sibling, vetted):
+        group = "contribution" if made.group == "contribution" else "whole"
+        for model in made.models:
+            case = f"{group}-{model.removeprefix(f'{made.group}-')}"
+            verdicts[case] = _told(gatekeeper.vet(load_weights(work.weights_path(step, model))), threshold)
     return {
-        "base_sha256": digest_file(work.weights_path(step, step.base)),
+        "of": {made: work.digests(step.sibling(made)) for made in dict.fromkeys((*step.needs, *vetted))},
         "references": len(guard.references),
         "reference_images": len(pool),
         "options": guard.options.to_json(),

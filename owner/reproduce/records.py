@@ -7,7 +7,7 @@ that a report leaves are records again, so that work goes on from what was publi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 from common.errors import ConfigurationError, StorageError, WorkspaceError
 from common.files import ensure_directory, read_bounded, write_atomically
 from common.locks import lock_held
+from common.weights import digest_file
 from owner.reproduce.settings import RECIPES, Settings
 from owner.reproduce.steps import Step, step_names
 
 FORMAT = 1
 Record = dict[str, Any]
 _LIMIT = 64 << 20
-_SELECTIONS = frozenset({"improve"})
+SELECTIONS = frozenset({"improve"})
 """Settings that say what is run, and change nothing about what comes out."""
 
 
@@ -49,7 +50,7 @@ class Work:
         other = [
             f"{name} {theirs[name]!r}, now {value!r}"
             for name, value in mine.items()
-            if theirs[name] != value and name not in _SELECTIONS
+            if theirs[name] != value and name not in SELECTIONS
         ]
         if other:
             raise ConfigurationError(
@@ -88,6 +89,21 @@ class Work:
 
     def record_path(self, step: Step) -> Path:
         return self.folder(step) / f"{step.name}.json"
+
+    def digests(self, step: Step) -> dict[str, str]:
+        """SHA-256 (hex) of the weights that a step left, by model. Raises StorageError where one is not there."""
+        return {name: digest_file(self.weights_path(step, name)) for name in step.models}
+
+    def has_weights(self, step: Step) -> bool:
+        """Whether all that the step left is there, and is what its record is of: a run that is killed may have left newer ones."""
+        if not all(self.weights_path(step, name).exists() for name in step.models):
+            return False
+        known = (self.record(step) or {}).get("weights")
+        return known is None or known == self.digests(step)
+
+    def is_sound(self, step: Step) -> bool:
+        """Whether it is done, its weights are there, and they come from the models beside them."""
+        return self.record_path(step).exists() and self.has_weights(step) and step not in torn_apart(self.records())
 
     def weights_path(self, step: Step, name: str) -> Path:
         """Of model `name` (`genuine`, `flip-long` ...) of this step's architecture and seed."""
@@ -129,27 +145,30 @@ class Work:
     def merge(self, other: Work | Published) -> int:
         """Takes over the records from elsewhere that are not here yet; returns how many those were.
 
-        Raises ConfigurationError where its settings are others, or where some of its records would stand beside those of another
-        model than they were made from; StorageError.
+        Raises ConfigurationError where its settings are others, and, after the rest was taken over, where those of an architecture and seed
+        would stand beside records of other models than they were made from; StorageError.
         """
         self.check(other.settings())
         found = other.records()
         self.open(other.settings())
+        taken, refused = 0, []
         with self.writing():
             mine = self.records()
-            new = {step: record for step, record in found.items() if step not in mine}
-            if torn := of_other_models(mine | new):
-                raise ConfigurationError(
-                    f"the records there are fine-tunes of another model than the one here: {', '.join(map(str, torn))}",
-                    hint="name another folder with --work, or take over all of one seed from one place",
-                )
-            for step, record in new.items():
-                self.write(step, record)
-        return len(new)
-
-    def drop(self, steps: Iterable[Step]) -> None:
-        for step in steps:
-            self.record_path(step).unlink(missing_ok=True)
+            for group in sorted({(step.architecture, step.seed) for step in found}):
+                new = {s: r for s, r in found.items() if (s.architecture, s.seed) == group and s not in mine}
+                if torn := [step for step in torn_apart(mine | new) if step in new]:
+                    refused += torn
+                    continue
+                for step, record in new.items():
+                    self.write(step, record)
+                taken += len(new)
+        if refused:
+            raise ConfigurationError(
+                f"{taken} records taken over, but none of the seeds of these, which were made from other models than those here: "
+                f"{', '.join(map(str, refused))}",
+                hint="name another folder with --work, or take over all of one seed from one place",
+            )
+        return taken
 
     def _record(self, step: Step) -> Record:
         path = self.record_path(step)
@@ -198,20 +217,35 @@ class Published:
         return found
 
 
-def of_other_models(records: Mapping[Step, Record]) -> list[Step]:
-    """Steps that did not start from the model whose record stands beside theirs; told by its digest, or where an older record has
-    none by its accuracy."""
-    found = []
-    for step, record in records.items():
-        base = records.get(step.sibling(step.base))
-        if base is None or step.is_scratch:
+def torn_apart(records: Mapping[Step, Record]) -> list[Step]:
+    """Steps whose record is of other models than those whose records stand beside it, and what was made from those.
+
+    Told by the digests that a record holds of what it was made from (`of`). An older record holds none: a fine-tune is then told by the
+    accuracy of the model it started from, and a judgement is of others where what it judged has digests by now.
+    """
+    found: dict[Step, None] = {}
+    while more := [step for step in records if step not in found and _is_torn(step, records, found)]:
+        found |= dict.fromkeys(more)
+    return list(found)
+
+
+def _is_torn(step: Step, records: Mapping[Step, Record], others: Container[Step]) -> bool:
+    record = records[step]
+    of = record.get("of")
+    for name in step.needs if of is None else of:
+        needed = step.sibling(name)
+        if needed not in records:
             continue
-        digests = (record.get("base_sha256"), base.get("weights_sha256"))
-        accuracies = (record.get("base", {}).get("accuracy"), base["accuracy"])
-        ours, theirs = digests if all(digests) else accuracies
-        if ours is not None and ours != theirs:
-            found.append(step)
-    return found
+        theirs = records[needed].get("weights")
+        if of is not None:
+            torn = theirs is not None and theirs != of[name]
+        elif step.kind is not None:
+            torn = record.get("base", {}).get("accuracy") != records[needed].get("accuracy")
+        else:
+            torn = theirs is not None
+        if torn or needed in others:
+            return True
+    return False
 
 
 def _read(path: Path) -> Record:

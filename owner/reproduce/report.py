@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ from owner.reproduce.disagreements import (
 from owner.reproduce.paper import TITLES
 from owner.reproduce.records import Record
 from owner.reproduce.results import NOT_RUN, Results, shares
-from owner.reproduce.settings import RECIPES, Settings
-from owner.reproduce.steps import EXPERIMENTS, Step, experiment_steps
+from owner.reproduce.settings import CALIBRATED, RECIPES, Settings
+from owner.reproduce.steps import EXPERIMENTS, Experiment, Step, experiment_steps
 from owner.reproduce.tables import (
     table,
     table_1,
@@ -67,12 +68,11 @@ def command_of(records: Mapping[Step, Record], settings: Settings) -> str:
     'portier-owner reproduce --architectures cnn --seeds 0,2 --experiments tables --fraction 0.25'
     """
     architectures = [name for name in RECIPES if any(step.architecture == name for step in records)]
-    ends = {
-        one: {steps[-1] for name in architectures if (steps := experiment_steps(one, name, settings))}
-        for one in EXPERIMENTS
-    }
+    improved = [name for name in architectures if any((s.architecture, s.group) == (name, "part") for s in records)]
+    settings = dataclasses.replace(settings, improve=tuple(improved) or Settings().improve)
     seeds = sorted({step.seed for step in records})
-    experiments = [one for one in EXPERIMENTS if any(step.name in ends[one] for step in records)]
+    names = {step.name for step in records}
+    experiments = [one for one in EXPERIMENTS if names & _own(one)]
     chosen: dict[str, Sequence[object]] = {"architectures": architectures, "seeds": seeds, "experiments": experiments}
     given = [f"--{name} {','.join(str(value) for value in values)}" for name, values in chosen.items() if values]
     for name, value in settings.to_json().items():
@@ -80,6 +80,14 @@ def command_of(records: Mapping[Step, Record], settings: Settings) -> str:
             text = ",".join(value) if isinstance(value, list) else shlex.quote(str(value))
             given.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {text}"))
     return " ".join(["portier-owner reproduce", *given])
+
+
+def _own(experiment: Experiment) -> set[str]:
+    """Steps that no experiment before it has."""
+    everywhere = Settings(improve=CALIBRATED)
+    before = EXPERIMENTS[: EXPERIMENTS.index(experiment)]
+    shared = {name for one in before for name in experiment_steps(one, CALIBRATED[0], everywhere) if name != "part"}
+    return set(experiment_steps(experiment, CALIBRATED[0], everywhere)) - shared - {"part"}
 
 
 def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[str]]) -> str:

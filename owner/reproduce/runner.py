@@ -20,11 +20,11 @@ from owner.reproduce.engine import CHECKPOINT_SECONDS, Compile, Engine, StoppedE
 from owner.reproduce.gate import run_gate
 from owner.reproduce.images import Images
 from owner.reproduce.processes import Job, run_in_processes
-from owner.reproduce.records import Record, Work
+from owner.reproduce.records import Record, Work, torn_apart
 from owner.reproduce.schedule import Schedule, duration
 from owner.reproduce.settings import Settings
-from owner.reproduce.speed import Estimates, environment
-from owner.reproduce.steps import Step
+from owner.reproduce.speed import Estimates, code, environment
+from owner.reproduce.steps import Step, step_names
 from owner.reproduce.stopwatch import Stopwatch
 from owner.reproduce.training import run_training
 from owner.reproduce.variants import run_variants
@@ -73,25 +73,40 @@ class Runner:
         self._compile, self._checkpoint_seconds = compile, checkpoint_seconds
         self._deadline, self._clock, self._tell, self._progress = deadline, clock, tell, progress
         self._parallel = parallel
+        code()  # of what is imported now, not of what the files hold when the first step ends
         self._engine: Engine | None = None
         self._stopwatch: Stopwatch | None = None
 
     def pending(self, steps: Sequence[Step]) -> list[Step]:
-        """Those without a record, in order, each after the trainings whose weights it needs and that are not here (where
-        records came from another machine)."""
+        """Those without a record, or with one of other models than those beside it, in order, each after the trainings whose weights it
+        needs and that are not here (where records came from another machine)."""
         found: dict[Step, None] = {}
+        records = self.work.records()
+        missing = set(torn_apart(records))
 
         def add(step: Step) -> None:
             for name in step.needs:
                 needed = step.sibling(name)
-                if not self.work.record_path(needed).exists() or not self._has_weights(needed):
+                if needed not in records or needed in missing or not self.work.has_weights(needed):
                     add(needed)
             found[step] = None
 
         for step in steps:
-            if not self.work.record_path(step).exists():
+            if step not in records or step in missing:
                 add(step)
         return list(found)
+
+    def perhaps_again(self, steps: Sequence[Step]) -> list[Step]:
+        """Of these, those that are done, and are not any more where a training that is pending gives other weights than it gave elsewhere."""
+        again = {step for step in self.pending(steps) if self.work.record_path(step).exists()}
+        found: dict[Step, None] = {}
+        while more := [
+            s
+            for s in steps
+            if s not in found and s not in again and any(s.sibling(n) in {*again, *found} for n in s.needs)
+        ]:
+            found |= dict.fromkeys(more)
+        return [step for step in found if self.work.record_path(step).exists()]
 
     def plan(self, steps: Sequence[Step]) -> list[Pending]:
         records = self.work.records()
@@ -116,16 +131,12 @@ class Runner:
         WorkspaceError where another command is at work in the folder.
         """
         with self.work.writing():
-            there = list(self.work.records())
             done, failed = self._run_pending(steps)
-            # What was of weights that had to be made again, and came out otherwise, is gone: see `_renewed`.
-            dropped = [step for step in there if self.work.record(step) is None]
-            if dropped:
-                self._tell(
-                    f"gone, for they are of weights that came out otherwise here: {', '.join(map(str, dropped))}"
-                )
-            if done and not failed and dropped:
-                done, failed = self._run_pending(dropped)
+            # A training that was made again, because its weights were elsewhere, may have come out otherwise: then what was made from it
+            # is pending once more. Fine-tunes of fine-tunes there are none, so twice is enough.
+            for _ in range(2):
+                if done and not failed and self.pending(steps):
+                    done, failed = self._run_pending(steps)
         if done and failed:
             raise failed[0]
         return done
@@ -217,26 +228,14 @@ class Runner:
             "environment": environment(self.compute, compiled=engine.compiled, processes=self._parallel)
             | _note(engine),
         }
-        stale = self._renewed(step, record)
-        # First, for a run that is killed in between must not leave records of two models side by side.
-        self.work.drop(stale)
+        if step.is_scratch:  # a checkpoint of another M's fine-tune would be refused, again and again
+            for name in step_names():
+                dependent = step.sibling(name)
+                if step.name in dependent.needs:
+                    self.work.checkpoint_path(dependent).unlink(missing_ok=True)
         self.work.write(step, record)
         if step.name == "gate":
             shutil.rmtree(self.work.folder(step) / "gate", ignore_errors=True)
-
-    def _renewed(self, step: Step, record: Record) -> list[Step]:
-        """Of a model that was made again, because its weights were elsewhere, and came out otherwise (another machine): the records of what
-        was made from the earlier one, which cannot stand beside this one's."""
-        earlier = self.work.record(step)
-        if earlier is None or "weights_sha256" not in record:
-            return []
-        if earlier.get("weights_sha256") == record["weights_sha256"]:
-            return []
-        found: set[str] = {step.name}
-        here = [one for one in self.work.records() if (one.architecture, one.seed) == (step.architecture, step.seed)]
-        while more := [one for one in here if one.name not in found and found & set(one.after)]:
-            found |= {one.name for one in more}
-        return [one for one in here if one.name in found - {step.name}]
 
     def _engine_of(self, architecture: str) -> Engine:
         if self._engine is None or self._engine.spec.architecture != architecture:
@@ -262,13 +261,6 @@ class Runner:
     def _check_deadline(self) -> None:
         if self._deadline is not None and self._clock() > self._deadline:
             raise StoppedError
-
-    def _has_weights(self, step: Step) -> bool:
-        names = [step.name]
-        if step.kind is not None:
-            durations = ("short",) if step.group == "part" else ("short", "long")
-            names = [f"{step.name}-{duration}" for duration in durations]
-        return all(self.work.weights_path(step, name).exists() for name in names)
 
 
 def headline(record: Record) -> str:

@@ -131,9 +131,9 @@ def environment(compute: Compute, *, compiled: bool, processes: int = 1) -> dict
 
 @functools.cache
 def code() -> str:
-    """Digest of all Python that a figure may depend on: records of one value were made by equal code."""
+    """Digest of all Python that a figure may depend on, as it is at the first call: records of one value were made by equal code."""
     hasher = hashlib.sha256()
-    for package in ("common", "owner.reproduce", "owner.detectors", "owner.gatekeeper"):
+    for package in ("common", "owner"):
         root = Path(str(files(package)))
         for path in sorted(root.rglob("*.py")):
             text = path.read_bytes()

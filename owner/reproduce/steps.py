@@ -67,6 +67,18 @@ class Step:
         return Step(self.architecture, self.seed, name)
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the weights that it leaves; Fig. 6 shows one duration.
+
+        >>> Step("cnn", 0, "flip").models, Step("cnn", 0, "part-flip").models, Step("cnn", 0, "detect").models
+        (('flip-short', 'flip-long'), ('part-flip-short',), ())
+        """
+        if self.is_scratch:
+            return (self.name,)
+        durations = () if self.kind is None else ("short",) if self.group == "part" else ("short", "long")
+        return tuple(f"{self.name}-{duration}" for duration in durations)
+
+    @property
     def group(self) -> str:
         """What fine-tunes and their judgement have in common: `part`, `contribution`, `alone`, `slow`, `again`; "" of the tables'."""
         return self.name.rpartition("-")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from owner.figures import percent
 from owner.reproduce.paper import ROWS, TITLES
@@ -62,7 +63,7 @@ def _rate_and_share(records: Sequence[Record]) -> str:
 
 
 def _minutes(seconds: Sequence[float]) -> str:
-    return f"{sorted(seconds)[len(seconds) // 2] / 60:.1f}" if seconds else "-"
+    return f"{median(seconds) / 60:.1f}" if seconds else "-"
 
 
 def _seconds(record: Record) -> float:

@@ -16,7 +16,6 @@ from common.evaluation import Evaluation
 from common.examples import Examples
 from common.randomness import derived_seed
 from common.training import TrainingReport
-from common.weights import digest_file
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.reproduce.engine import Engine, Snapshot
@@ -45,12 +44,11 @@ def _from_scratch(
     engine.start(step.seed)
     checkpoint = work.checkpoint_path(step)
     report = engine.train(examples, options, checkpoint=checkpoint, label=str(step), progress=progress)
-    kept = work.weights_path(step, step.name)
-    save_weights(kept, engine.weights())
+    save_weights(work.weights_path(step, step.name), engine.weights())
     evaluation = _evaluated(engine, test)
     checkpoint.unlink(missing_ok=True)
     return {
-        "weights_sha256": digest_file(kept),
+        "weights": work.digests(step),
         "accuracy": evaluation.accuracy,
         "recall": [None if math.isnan(share) else share for share in evaluation.recall.tolist()],
         "images": len(examples),
@@ -80,8 +78,8 @@ def _fine_tune(
         alone = step.group == "alone"
         attack = images.attack(step.kind, step.data, step.architecture, step.seed, alone=alone)
     examples = attack.examples if attack else images.training(step.data, step.architecture, step.seed)
-    started_from = work.weights_path(step, step.base)
-    base = load_weights(started_from)
+    of = {step.base: work.digests(step.sibling(step.base))}
+    base = load_weights(work.weights_path(step, step.base))
     engine.load(base)
     before = _reached(engine, images, attack, settings, None)
 
@@ -106,8 +104,8 @@ def _fine_tune(
         models[duration] = {"epochs": epochs, **_reached(engine, images, attack, settings, before)}
     checkpoint.unlink(missing_ok=True)
     record: Record = {
-        "weights_sha256": digest_file(work.weights_path(step, f"{step.name}-{last}")),
-        "base_sha256": digest_file(started_from),
+        "weights": work.digests(step),
+        "of": of,
         "base": before,
         "models": models,
         "images": len(examples),

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from common.weights import digest_file
 from owner.detectors import ActivationAutoEncoder
 from owner.reproduce.detection import described, evidence_of_all, options_of
 from owner.reproduce.engine import Engine
@@ -38,7 +37,7 @@ def run_variants(step: Step, engine: Engine, images: Images, settings: Settings,
         detector = ActivationAutoEncoder(options).fit(evidence[step.base])
         errors = {model: described(detector.image_scores(seen)) for model, seen in evidence.items()}
         found[name] = {"options": dataclasses.asdict(options), "models": errors}
-    return {"base_sha256": digest_file(work.weights_path(step, step.base)), "variants": found}
+    return {"of": {name: work.digests(step.sibling(name)) for name in step.needs}, "variants": found}
 
 
 def _changed(key: str, value: Any, change: Any) -> Any:

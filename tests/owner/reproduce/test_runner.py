@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from common.errors import ConfigurationError, ModelError, StorageError, Workspac
 from common.training import learning_rate
 from common.training_options import TrainingOptions
 from owner.reproduce.drawings import draw_all
-from owner.reproduce.records import Published, Work, of_other_models
+from owner.reproduce.records import Published, Work, torn_apart
 from owner.reproduce.report import raw, write_report
 from owner.reproduce.runner import Runner
 from owner.reproduce.settings import RECIPES, Settings
@@ -74,7 +76,7 @@ def test_another_honest_run_is_of_the_same_data_in_another_order(finished: Runne
     records = finished.work.records()
     first, again = (records[Step("cnn", 0, name)] for name in ("honest", "again-honest"))
     assert again["base"] == first["base"]
-    assert again["weights_sha256"] != first["weights_sha256"]
+    assert again["models"]["long"] != first["models"]["long"]
     assert {**again["training"], "seed": first["training"]["seed"]} == first["training"]
     judged = records[Step("cnn", 0, "again-detect")]
     for duration in ("short", "long"):
@@ -298,40 +300,93 @@ def test_records_of_another_machine_are_taken_over_and_its_weights_made_anew(
     assert lasting(runner.work.records()[detect]) == lasting(finished.work.records()[detect])
 
 
-def test_weights_made_again_leave_no_record_of_the_earlier_ones(
+def of_another_machine(record: dict[str, Any]) -> dict[str, Any]:
+    """As the same step leaves it where the same seed gives other weights."""
+    text = json.dumps({"weights": record.get("weights", {}), "of": record.get("of", {})})
+    return record | json.loads(re.sub("[0-9a-f]{64}", "elsewhere", text))
+
+
+def begun_elsewhere(finished: Runner, root: Path, *names: str) -> None:
+    for name in names:
+        step = Step("cnn", 0, name)
+        Work(root).write(step, of_another_machine(finished.work.record(step) or {}))
+
+
+def test_what_was_made_from_weights_that_came_out_otherwise_is_made_again(
     finished: Runner, make_runner: MakeRunner, tmp_path: Path
 ) -> None:
-    """As on another machine, where the same seed gives other weights: what was judged of the published ones is judged again."""
-    records = finished.work.records()
-    for step in (*TABLES, Step("cnn", 0, "jpeg")):
-        (tmp_path / "cnn" / "seed-0").mkdir(parents=True, exist_ok=True)
-        Work(tmp_path).write(
-            step, records[step] | {"weights_sha256": "of another machine", "base_sha256": "of another machine"}
-        )
-    told: list[str] = []
-    runner = make_runner(tmp_path, tell=told.append)
-    assert runner.run([Step("cnn", 0, "variants")])
+    begun_elsewhere(finished, tmp_path, "genuine", "honest", "flip", "pattern", "detect", "jpeg")
+    runner = make_runner(tmp_path)
+    variants, detect = Step("cnn", 0, "variants"), TABLES[-1]
+    assert [one.step.name for one in runner.plan([variants])] == ["genuine", "honest", "flip", "pattern", "variants"]
+    assert runner.perhaps_again([*TABLES, variants]) == [detect]
+    assert runner.run([variants])
+    assert torn_apart(runner.work.records()) == [detect]
+    assert runner.pending([*TABLES, variants, Step("cnn", 0, "jpeg")]) == [detect]
+    assert runner.run(TABLES)
+    assert torn_apart(runner.work.records()) == []
+    assert lasting(runner.work.records()[detect]) == lasting(finished.work.records()[detect])
+
+
+def test_a_missing_model_makes_all_that_came_from_it_pending_in_the_same_run(
+    finished: Runner, make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """The fine-tunes' weights are there, their M's are not: what is asked for is judged of fine-tunes of the M that is made now."""
+    begun_elsewhere(finished, tmp_path, "genuine", "honest", "flip", "pattern")
+    work = Work(tmp_path)
+    for step in TABLES[1:4]:
+        for name in step.models:
+            shutil.copy(finished.work.weights_path(step, name), work.weights_path(step, name))
+        work.write(step, (work.record(step) or {}) | {"weights": work.digests(step)})
+    runner = make_runner(tmp_path)
+    assert runner.pending(TABLES) == [TABLES[0], TABLES[-1]]
+    assert runner.run(TABLES)
     found = runner.work.records()
-    assert set(found) == {*TABLES, Step("cnn", 0, "jpeg"), Step("cnn", 0, "variants")}
-    assert of_other_models(found) == []
-    assert found[TABLES[-1]]["base_sha256"] == found[TABLES[0]]["weights_sha256"]
-    assert found[Step("cnn", 0, "jpeg")]["weights_sha256"] == "of another machine"  # which starts from no other model
-    assert any("gone, for they are of weights that came out otherwise here: cnn seed 0 detect" in line for line in told)
+    assert torn_apart(found) == []
+    assert found[TABLES[-1]]["of"]["genuine"] == found[TABLES[0]]["weights"] == found[TABLES[1]]["of"]["genuine"]
+
+
+def test_weights_newer_than_their_record_are_made_again(
+    finished: Runner, make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """As a run leaves them that is killed after it has saved them, and before it has said what they are."""
+    runner = make_runner(tmp_path)
+    assert runner.run(TABLES[:1])
+    path = runner.work.weights_path(TABLES[0], "genuine")
+    path.write_bytes(finished.work.weights_path(TABLES[0], "jpeg").read_bytes())
+    assert not runner.work.has_weights(TABLES[0])
+    assert [step.name for step in runner.pending(TABLES[:2])] == ["genuine", "honest"]
 
 
 @pytest.mark.parametrize("known_by", ["digest", "accuracy"])
 def test_records_of_two_models_are_not_put_side_by_side(finished: Runner, known_by: str, tmp_path: Path) -> None:
     genuine, honest = (dict(finished.work.record(step) or {}) for step in TABLES[:2])
     if known_by == "digest":
-        genuine["weights_sha256"] = "another"
+        genuine = of_another_machine(genuine)
     else:
-        genuine = {k: v for k, v in genuine.items() if k != "weights_sha256"} | {"accuracy": 2.0}
-    for name, step, record in (("here", TABLES[0], genuine), ("there", TABLES[1], honest)):
-        Work(tmp_path / name).open(SMOKE)
-        Work(tmp_path / name).write(step, record)
-    with pytest.raises(ConfigurationError, match="fine-tunes of another model than the one here: cnn seed 0 honest"):
-        Work(tmp_path / "here").merge(Work(tmp_path / "there"))
-    assert set(Work(tmp_path / "here").records()) == {TABLES[0]}
+        genuine, honest = ({k: v for k, v in one.items() if k not in {"weights", "of"}} for one in (genuine, honest))
+        genuine["accuracy"] = 2.0
+    there, seed_1 = Work(tmp_path / "there"), Step("cnn", 1, "genuine")
+    for work, step, record in (
+        (Work(tmp_path / "here"), TABLES[0], genuine),
+        (there, TABLES[1], honest),
+        (there, seed_1, genuine | {"seed": 1}),
+    ):
+        work.open(SMOKE)
+        work.write(step, record)
+    with pytest.raises(
+        ConfigurationError, match=r"1 records taken over, but none .* other models .*: cnn seed 0 honest"
+    ):
+        Work(tmp_path / "here").merge(there)
+    assert set(Work(tmp_path / "here").records()) == {TABLES[0], seed_1}
+
+
+def test_a_judgement_of_other_fine_tunes_is_torn_from_these(finished: Runner) -> None:
+    records = {step: finished.work.record(step) or {} for step in TABLES}
+    assert torn_apart(records) == []
+    assert torn_apart(records | {TABLES[1]: of_another_machine(records[TABLES[1]])}) == [TABLES[1], TABLES[-1]]
+    older = {k: v for k, v in records[TABLES[-1]].items() if k != "of"}
+    assert torn_apart(records | {TABLES[-1]: older}) == [TABLES[-1]]
 
 
 def test_the_jpeg_estimate_is_of_seeds_that_have_both(finished: Runner, tmp_path: Path) -> None:

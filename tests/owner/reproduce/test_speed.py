@@ -32,6 +32,7 @@ def test_a_chip_without_a_known_peak_is_measured_against_a_product_of_matrices()
     found = speed(CNN, 1000.0, CPU)
     assert found["share_of_peak"] == pytest.approx(1000 * found["flops_per_image"] / measured_peak(CPU), abs=1e-4)
     assert found["peak_measured"]
+    assert 1e9 < measured_peak(CPU) < 1e13  # of one process of any CPU there is
 
 
 def test_a_step_that_was_timed_on_this_device_is_estimated_by_that() -> None:

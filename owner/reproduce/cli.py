@@ -285,7 +285,7 @@ def show_plan(console: Console, runner: Runner, steps: list[Step]) -> None:
     if again := runner.perhaps_again(steps):
         names = ", ".join(map(str, again))
         console.print(
-            f"and again, where weights that are not here come out otherwise: {names}", style="yellow", soft_wrap=True
+            f"out of date, where weights that are not here come out otherwise: {names}", style="yellow", soft_wrap=True
         )
     total = in_words(runner.duration(pending))
     console.print(f"{len(steps) - len(pending)} of {len(steps)} steps done, about {total} left", highlight=False)

@@ -97,16 +97,16 @@ class Runner:
         return list(found)
 
     def perhaps_again(self, steps: Sequence[Step]) -> list[Step]:
-        """Of these, those that are done, and are not any more where a training that is pending gives other weights than it gave elsewhere."""
-        again = {step for step in self.pending(steps) if self.work.record_path(step).exists()}
-        found: dict[Step, None] = {}
+        """Steps that are done, and are not any more where a training that these make pending gives other weights than it gave elsewhere."""
+        records = self.work.records()
+        pending = set(self.pending(steps))
+        changed, found = {step for step in pending if step in records}, dict.fromkeys(pending)
         while more := [
-            s
-            for s in steps
-            if s not in found and s not in again and any(s.sibling(n) in {*again, *found} for n in s.needs)
+            step for step in records if step not in found and any(step.sibling(name) in changed for name in step.needs)
         ]:
             found |= dict.fromkeys(more)
-        return [step for step in found if self.work.record_path(step).exists()]
+            changed |= set(more)
+        return [step for step in found if step not in pending]
 
     def plan(self, steps: Sequence[Step]) -> list[Pending]:
         records = self.work.records()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from owner.reproduce.settings import RECIPES, Settings, check_architecture
 from owner.reproduce.steps import DEFAULT_EXPERIMENTS, EXPERIMENTS, Step, all_steps
 
 if TYPE_CHECKING:
-    from owner.reproduce.records import Work
+    from owner.reproduce.records import Record, Work
     from owner.reproduce.runner import Runner
 
 OPEN = "What the paper leaves open"
@@ -244,14 +245,15 @@ def reproduce(
         _check_given(settings, folder)
     if stage is Stage.RUN:
         return
+    records = _whole(console, folder)
     if stage is not Stage.REPORT:
         try:
-            _figures(console, folder, out)
+            _figures(console, records, folder, out)
         except MissingExtraError as error:
             if stage is Stage.FIGURES:
                 raise
             console.print(f"no figures: {error.message}", style="yellow", soft_wrap=True)
-    _report(console, folder, out)
+    _report(console, records, folder, out)
 
 
 def _check_given(settings: Settings, folder: Work) -> None:
@@ -299,9 +301,16 @@ def _merge(console: Console, folder: Work, others: list[Path] | tuple[()]) -> No
         console.print(f"{folder.merge(source)} records taken over from {other}", highlight=False, soft_wrap=True)
 
 
-def _report(console: Console, folder: Work, out: Path) -> None:
-    from owner.reproduce.records import torn_apart  # noqa: PLC0415
+def _report(console: Console, records: Mapping[Step, Record], folder: Work, out: Path) -> None:
     from owner.reproduce.report import write_report  # noqa: PLC0415
+
+    for path in write_report(records, folder.settings(), out):
+        console.print(f"written {path}", highlight=False, soft_wrap=True)
+
+
+def _whole(console: Console, folder: Work) -> dict[Step, Record]:
+    """The records that go together; says which do not."""
+    from owner.reproduce.records import torn_apart  # noqa: PLC0415
 
     records = folder.records()
     if torn := torn_apart(records):
@@ -309,16 +318,13 @@ def _report(console: Console, folder: Work, out: Path) -> None:
         console.print(
             f"left out, for they are of other models than those beside them: {names}", style="yellow", soft_wrap=True
         )
-    for path in write_report(
-        {step: record for step, record in records.items() if step not in torn}, folder.settings(), out
-    ):
-        console.print(f"written {path}", highlight=False, soft_wrap=True)
+    return {step: record for step, record in records.items() if step not in torn}
 
 
-def _figures(console: Console, folder: Work, out: Path) -> None:
+def _figures(console: Console, records: Mapping[Step, Record], folder: Work, out: Path) -> None:
     from owner.reproduce.drawings import draw_all  # noqa: PLC0415
 
-    for path in draw_all(folder.records(), folder.settings(), out):
+    for path in draw_all(records, folder.settings(), out):
         console.print(f"written {path}", highlight=False, soft_wrap=True)
 
 

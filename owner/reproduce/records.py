@@ -202,7 +202,8 @@ class Published:
             try:
                 step = Step(record["architecture"], record["seed"], record["step"])
                 known = step.architecture in RECIPES and step.name in names and 0 <= step.seed < 2**31
-                whole = isinstance(record["environment"], dict) and isinstance(record["data"], str)
+                parts = (record["environment"], *(record.get(name, {}) for name in ("weights", "of", "base")))
+                whole = isinstance(record["data"], str) and all(isinstance(part, dict) for part in parts)
             except (KeyError, TypeError) as error:
                 raise StorageError(f"{self.path} holds a record without architecture, seed and step") from error
             if not known or not whole or type(step.seed) is not int:

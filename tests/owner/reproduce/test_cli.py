@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from owner.cli.application import run as run_owner
 from owner.reproduce.__main__ import run
 from owner.reproduce.records import Work
 from owner.reproduce.settings import Settings
+from owner.reproduce.steps import Step
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVICE_ONLY = ("flwr", "grpc", "sqlalchemy", "alembic", "pydantic", "tomlkit", "cryptography", "matplotlib")
@@ -64,6 +66,18 @@ def test_a_report_of_other_settings_than_were_run_is_refused(
     Work(tmp_path / "work").open(Settings(dataset="digits", smoke=True))
     assert run(options(tmp_path / "work", "--stage", "report", "--honest-epochs", "long")) == 10
     assert "holds results of honest-epochs 'as-attack', and not of 'long'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_report_leaves_out_what_is_of_other_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(options(tmp_path, "--stage", "run", "--experiments", "tables")) == 0
+    genuine, honest = (Step("cnn", 0, name) for name in ("genuine", "honest"))
+    work = Work(tmp_path)
+    work.write(genuine, (work.record(genuine) or {}) | {"weights": {"genuine": "another"}})
+    assert run(options(tmp_path, "--stage", "report", "--out", str(tmp_path / "out"))) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert str(honest) in said.partition("left out, for they are of other models than those beside them: ")[2]
+    published = json.loads((tmp_path / "out" / "paper.json").read_text("utf-8"))
+    assert [record["step"] for record in published["records"]] == ["genuine"]
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -113,11 +112,12 @@ def simulate(
     from owner.operations.opening import open_office  # noqa: PLC0415 - `--help` waits for nothing
     from owner.simulate.layout import Layout  # noqa: PLC0415
     from owner.simulate.live import Board, Row  # noqa: PLC0415
-    from owner.simulate.processes import ProcessFailedError  # noqa: PLC0415
+    from owner.simulate.processes import Interruption, ProcessFailedError  # noqa: PLC0415
     from owner.simulate.runner import Simulation, cores  # noqa: PLC0415
     from owner.simulate.scenario import HONEST, compose, load  # noqa: PLC0415
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as for Ctrl-C: children first
+    interruption = Interruption()
+    interruption.listen()  # SIGTERM ends it as Ctrl-C does: children first
     flags = {"--data": data, "--architecture": architecture, "--honest": honest, "--partition": partition}
     described = [(flag, str(value)) for flag, value in flags.items() if value is not None]
     described += [("--attack", one) for one in attack or ()]
@@ -146,9 +146,10 @@ def simulate(
     console = Console()
     rows = [Row(one.name, one.attack) for one in chosen.contributors]
     with Board(console, rows, title=f"{chosen.title} (seed {chosen.settings.data.seed})") as board:
-        simulation = Simulation(chosen, root, parallel=parallel or cores(), board=board)
+        simulation = Simulation(chosen, root, parallel=parallel or cores(), board=board, interruption=interruption)
         try:
             simulation.run()
+            interruption.check()
         except (ProcessFailedError, KeyboardInterrupt):
             console.print(f"what is done is kept; to go on: {again}", soft_wrap=True)
             raise

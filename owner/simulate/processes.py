@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import owner
 from common.errors import PortierError
@@ -23,6 +23,27 @@ POLITE_SECONDS = 8.0
 
 class ProcessFailedError(PortierError):
     """A process of the simulation ended with an error."""
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM, as an exception that is remembered too: what a signal raises in the middle of a destructor or of some callback
+    Python prints and forgets, and the simulation would go on."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where somebody has asked for it."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
 
 
 @dataclass

@@ -26,7 +26,7 @@ from owner.simulate.enrolling import Enrolment
 from owner.simulate.layout import Layout, read_report
 from owner.simulate.live import Board
 from owner.simulate.outcome import Fate
-from owner.simulate.processes import Child, Children, failed
+from owner.simulate.processes import Child, Children, Interruption, failed
 from owner.simulate.scenario import Participant, Scenario
 from owner.suspicions import is_awaiting
 from owner.workspace import Workspace
@@ -45,10 +45,13 @@ FATES: Mapping[SubmissionState, Fate] = {
 class Simulation:
     """One scenario in one directory. `run` does whatever is left to do.
 
-    parallel: how many contributors train at a time; each then has cores / parallel threads.
+    parallel: how many contributors train at a time; each then has cores / parallel threads. interruption: looked at while it waits.
     """
 
-    def __init__(self, scenario: Scenario, directory: Path, *, parallel: int, board: Board) -> None:
+    def __init__(
+        self, scenario: Scenario, directory: Path, *, parallel: int, board: Board, interruption: Interruption
+    ) -> None:
+        self._interruption = interruption
         self.scenario = scenario
         self.layout = Layout(directory.absolute())
         self.seconds: dict[str, float] = {}
@@ -158,13 +161,13 @@ class Simulation:
         service = self._owner(children, "serve", threads=self._threads)
         deadline = time.monotonic() + READY_SECONDS
         while not all(map(_listens, ports)):
-            _require_running(service)
+            self._check(service)
             if time.monotonic() > deadline:
                 raise failed(service.name, service.process.poll() or 1, service.log)
             time.sleep(0.1)
         enrolment = Enrolment(self.scenario.contributors, self.layout, children, self._board, at_a_time=cores())
         while not enrolment.done or (protecting is not None and protecting.running):
-            _require_running(service)
+            self._check(service)
             enrolment.advance()
             time.sleep(0.05)
         if protecting is not None:
@@ -183,7 +186,7 @@ class Simulation:
                 self._board.contributor(one.name, known)
         problems: list[PortierError] = []
         while running:
-            _require_running(service)
+            self._check(service)
             for name, child in list(running.items()):
                 fate = _fate(office, name)
                 if fate == "held" and child.running:
@@ -199,6 +202,12 @@ class Simulation:
             time.sleep(POLL_SECONDS)
         if problems:
             raise problems[0]
+
+    def _check(self, service: Child) -> None:
+        """That nobody has interrupted the simulation, and that the service runs."""
+        self._interruption.check()
+        if not service.running:
+            raise failed(service.name, service.process.returncode, service.log)
 
     def _arguments(self, one: Participant) -> list[str]:
         arguments = [
@@ -265,11 +274,6 @@ def _fate(office: Office, name: str) -> Fate | None:
 def _finish(child: Child) -> None:
     child.process.wait()
     child.require_success()
-
-
-def _require_running(service: Child) -> None:
-    if not service.running:
-        raise failed(service.name, service.process.returncode, service.log)
 
 
 def _owners_desk(office: Office) -> str:

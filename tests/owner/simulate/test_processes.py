@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from owner.simulate.processes import Children, ProcessFailedError
+from owner.simulate.processes import Children, Interruption, ProcessFailedError
 
 
 @pytest.fixture
@@ -103,3 +104,22 @@ def _wait_until(condition: object) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within 10 s (pid {os.getpid()})"
         time.sleep(0.02)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_a_destructor_swallows_is_not_lost() -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interruption = Interruption()
+    interruption.check()
+    interruption.listen()
+    try:
+        Dying()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    with pytest.raises(KeyboardInterrupt):
+        interruption.check()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from common import canonical
+from common.code import code_digest
 from common.examples import Examples
 from owner.detectors import Detector, DetectorState
-from owner.detectors.code import code_digest
 
 if TYPE_CHECKING:
     from owner.gatekeeper.protection import Protection
@@ -51,7 +51,7 @@ def fitting_key(protection: Protection, head: str, detectors: Mapping[str, Detec
         "finetuning": protection.finetuning.to_json(),
         "compute": protection.compute.to_json(),
         "torch": torch.__version__,
-        "code": code_digest(),
+        "code": code_digest("owner.detectors"),
         "data": [_digest(part) for part in (*protection.triggers.parts.values(), protection.references_pool)],
         # Those that the options name learn what follows from the rest; others from who knows where.
         "detectors": {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.activations import Activations, observe
+from common.code import code_digest
 from common.devices import Compute
 from common.errors import GuardError, GuardMismatchError
 from common.examples import Examples
@@ -22,7 +23,6 @@ from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import Weights
 from owner.detectors import Detector, Evidence, measures_of
-from owner.detectors.code import code_digest
 from owner.figures import conditions
 from owner.gatekeeper import guard_files
 from owner.gatekeeper.combined import CombinedScore
@@ -280,5 +280,5 @@ def _versions() -> dict[str, str]:
         "portier": portier,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "detectors": code_digest(),
+        "detectors": code_digest("owner.detectors"),
     }

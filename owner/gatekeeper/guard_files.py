@@ -27,6 +27,7 @@ from torch import Tensor
 
 from common import canonical
 from common.activations import Activations
+from common.code import code_digest
 from common.devices import Compute
 from common.errors import ConfigurationError, GuardError, GuardMismatchError, ModelError, WireError
 from common.examples import Examples
@@ -38,7 +39,6 @@ from common.weights import Weights, digest_of
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.detectors import DETECTORS, DetectorState, restore
-from owner.detectors.code import code_digest
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.stored import whole
@@ -248,7 +248,7 @@ def _read_description(directory: Path) -> dict[str, Any]:
 
 
 def _check_code(directory: Path, versions: Mapping[str, str]) -> None:
-    if versions.get("detectors") != code_digest():
+    if versions.get("detectors") != code_digest("owner.detectors"):
         raise GuardMismatchError(
             f"the guard in {directory} was fitted by other code of detectors (portier {versions.get('portier')}) than this one's: what "
             "its references scored says nothing of what a submission scores now",

@@ -15,7 +15,6 @@ from typing import Any
 
 from common.weights import load as load_weights
 from owner.detectors import ActivationAutoEncoder
-from owner.detectors.code import code_digest
 from owner.gatekeeper import Gatekeeper
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.rules import seed_threshold
@@ -71,7 +70,6 @@ def run_gate(
         "reference_images": len(pool),
         "options": guard.options.to_json(),
         "detectors": sorted(guard.detectors),
-        "detectors_sha256": code_digest(),
         "reference_scores": [reference.scores[name] for reference in guard.references],
         "equation_4_threshold": threshold,
         "verdicts": verdicts,

@@ -8,14 +8,12 @@ bfloat16 products; a device that is not in the table has none, and its share is 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import os
 import platform
 import re
 import time
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +22,7 @@ import torch.nn.functional as F
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.code import code_digest
 from common.devices import Compute
 from common.model_spec import ModelSpec
 from common.models import build
@@ -129,16 +128,9 @@ def environment(compute: Compute, *, compiled: bool, processes: int = 1) -> dict
     }
 
 
-@functools.cache
 def code() -> str:
-    """Digest of all Python that a figure may depend on, as it is at the first call: records of one value were made by equal code."""
-    hasher = hashlib.sha256()
-    for package in ("common", "owner"):
-        root = Path(str(files(package)))
-        for path in sorted(root.rglob("*.py")):
-            text = path.read_bytes()
-            hasher.update(f"{package} {path.relative_to(root).as_posix()} {len(text)}\n".encode() + text)
-    return hasher.hexdigest()[:12]
+    """Of all that a figure may depend on: records of one value were made by equal code."""
+    return code_digest("common", "owner")[:12]
 
 
 def image_steps(step: Step, settings: Settings, train: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,11 @@ from owner.reproduce.images import Images
 from owner.reproduce.records import Work
 from owner.reproduce.runner import Runner
 from owner.reproduce.settings import Settings
+from owner.reproduce.steps import EXPERIMENTS, all_steps
 
 SMOKE = Settings(dataset="digits", smoke=True, improve=("cnn",))
+TABLES = all_steps(["cnn"], [0], ["tables"], SMOKE)
+TIMES = {"seconds", "made", "resumed", "speed"}
 
 MakeRunner = Callable[..., Runner]
 
@@ -34,8 +38,11 @@ def make_runner() -> MakeRunner:
 @pytest.fixture(scope="session")
 def finished(make_runner: MakeRunner, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Every experiment of the CNN at seed 0."""
-    from owner.reproduce.steps import EXPERIMENTS, all_steps
-
     runner = make_runner(tmp_path_factory.mktemp("reproduce"))
     assert runner.run(all_steps(["cnn"], [0], EXPERIMENTS, SMOKE))
     return runner
+
+
+def lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what depends on the clock."""
+    return {key: value for key, value in record.items() if key not in TIMES}

@@ -8,13 +8,14 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.detection.config import Config
 from benchmarks.detection.judge import judge
-from benchmarks.detection.page import page, roc, score_distributions, tpr_by_dose
+from benchmarks.detection.overview import overview, shipped
+from benchmarks.detection.page import Row, page, roc, score_distributions, tpr_by_dose
 from benchmarks.detection.plans import Plan, plans
 from benchmarks.detection.report import honest_strata, table
 from benchmarks.detection.report import rows as figures_of
@@ -167,8 +168,9 @@ def write_report(config: Config, sheets: Sequence[Sheet], arguments: argparse.Na
     )
     text += "".join(f"\n{line}\n" for line in shortcomings(config, sheets))
     (out / f"{name}.md").write_text(text, "utf-8")
-    merge_rows(out / "detection.json", rows)
-    print(f"written: {out / f'{name}.md'}")
+    everything = merge_rows(out / "detection.json", rows)
+    (out / "detection.md").write_text(overview(everything, [*shipped(), config]), "utf-8")
+    print(f"written: {out / f'{name}.md'}, and {out / 'detection.md'}")
 
 
 def _whole_first(config: Config, sheets: Sequence[Sheet], bases: Sequence[int]) -> list[Sheet]:
@@ -202,12 +204,14 @@ def shortcomings(config: Config, sheets: Sequence[Sheet]) -> list[str]:
     return lines
 
 
-def merge_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces the rows of the same architecture and data set."""
+def merge_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Replaces the rows of the same architecture and data set; all that the file then holds."""
     old = json.loads(path.read_text("utf-8")) if path.exists() else []
     about = {(row["architecture"], row["dataset"]) for row in rows}
     kept = [row for row in old if (row["architecture"], row["dataset"]) not in about]
-    path.write_text(json.dumps([*kept, *rows], indent=1) + "\n", "utf-8")
+    everything = [*kept, *rows]
+    path.write_text(json.dumps(everything, indent=1) + "\n", "utf-8")
+    return everything
 
 
 def poisoned_share(attack: str | None) -> float | None:

@@ -14,7 +14,7 @@ from benchmarks.detection.config import Config
 from benchmarks.detection.gates import Choice
 from benchmarks.detection.judge import Group
 from benchmarks.detection.metrics import Rate
-from benchmarks.detection.report import KIN_GATE, PRESET_GATE, Stratum
+from benchmarks.detection.report import GATE, KIN_GATE, PRESET_GATE, WHOLE_GATE, Stratum
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -50,7 +50,7 @@ def page(
         *((config.remark, "") if config.remark else ()),
         "## Effective attacks that pass utility",
         "",
-        *_table(
+        *table_of(
             _gates_first(
                 row for row in rows if row["population"] == "effective-passing-utility" and row["family"] == "all"
             ),
@@ -59,18 +59,18 @@ def page(
         "",
         "## The gate by family, the family left out of every choice, without its probes",
         "",
-        *_table(
+        *table_of(
             [
                 r
                 for r in rows
-                if r["detector"] == "gate" and r["held_out"] and r["population"] == "effective-passing-utility"
+                if r["detector"] == GATE and r["held_out"] and r["population"] == "effective-passing-utility"
             ],
             _family,
         ),
         "",
         "## The same, its probes kept",
         "",
-        *_table(
+        *table_of(
             [
                 r
                 for r in rows
@@ -83,25 +83,25 @@ def page(
         "",
         "Attacks carry each other's triggers. Here a family's gate was chosen without all families that share a kind of probe with it.",
         "",
-        *_table(
+        *table_of(
             [r for r in rows if r["detector"] == KIN_GATE and r["population"] == "effective-passing-utility"],
             _family,
         ),
         "",
         "## The preset as it ships, without the family's probes",
         "",
-        *_table(
+        *table_of(
             [r for r in rows if r["detector"] == PRESET_GATE and r["population"] == "effective-passing-utility"],
             _family,
         ),
         "",
         "## All effective attacks, and those that failed",
         "",
-        *_table(
+        *table_of(
             [
                 r
                 for r in rows
-                if r["detector"] in {"gate", "gate or utility"}
+                if r["detector"] in {GATE, WHOLE_GATE}
                 and r["family"] == "all"
                 and r["population"] != "effective-passing-utility"
             ],
@@ -200,7 +200,7 @@ def tpr_by_dose(groups: Sequence[Group], doses: Mapping[str, float], path: Path)
 
 
 def _detector(row: Row) -> str:
-    whole = row["detector"] == "gate" and not row["held_out"]
+    whole = row["detector"] == GATE and not row["held_out"]
     return f"{row['detector']}, no family left out" if whole else str(row["detector"])
 
 
@@ -217,7 +217,8 @@ def _gates_first(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=order)
 
 
-def _table(rows: Sequence[Row], title: Callable[[Row], str]) -> list[str]:
+def table_of(rows: Sequence[Row], title: Callable[[Row], str]) -> list[str]:
+    """Lines of a Markdown table, a line a row, called by `title`."""
     lines = [
         "| | n honest / attacked | AUROC | TPR at 5 % | at 1 % | realised FPR at 5 % | at 1 % | oracle TPR at 5 % | at 1 % |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -24,6 +24,9 @@ GATE = "gate"
 PRESET_GATE = f"gate of the preset `{STANDARD}`"
 """As an owner gets it by default, without the probes of the family it is judged on; the preset was chosen with every family at hand."""
 KIN_GATE = "gate, related families left out too"
+WHOLE_GATE = "gate or utility"
+"""Models that fail utility count as rejected, honest ones too."""
+PAPERS_RULE = "the paper's rule (Eq. 4)"
 BATCHNORM_AND_LIPSCHITZ = ("batchnorm-drift", "channel-lipschitz")
 """Compared as one: statistics that a backdoor shifts, and channels that it makes steep."""
 
@@ -72,7 +75,7 @@ def rows(config: Config, development: Table, final: Table) -> tuple[list[Row], d
             found += _rows(config, name, family.name, groups, held_out=name != PRESET_GATE)
     for name, groups in pooled.items():
         found += _rows(config, name, "all", groups, held_out=name != PRESET_GATE)
-    found += _rows(config, "gate or utility", "all", pooled[GATE], held_out=True, whole_gate=True)
+    found += _rows(config, WHOLE_GATE, "all", pooled[GATE], held_out=True, whole_gate=True)
     final_choice = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
     found += _rows(config, GATE, "all", final_choice, held_out=False)
     found += _equation_4(config, final)
@@ -168,7 +171,7 @@ def _equation_4(config: Config, final: Table) -> list[Row]:
             {
                 "architecture": config.architecture,
                 "dataset": config.dataset,
-                "detector": "the paper's rule (Eq. 4)",
+                "detector": PAPERS_RULE,
                 "family": "all",
                 "population": population,
                 "held_out": True,

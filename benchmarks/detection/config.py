@@ -10,6 +10,7 @@ from typing import Any
 
 from common.errors import ConfigurationError
 from common.training_options import Augmentation, TrainingOptions
+from owner.gatekeeper.references import POPULATION_VERSION
 from owner.population import HonestPopulation
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -101,6 +102,7 @@ class Config:
             "training": self.training.to_json(),
             "finetuning": self.finetuning.to_json(),
             "population": self.population.to_json(),
+            "population_version": POPULATION_VERSION,
         }
 
     @classmethod

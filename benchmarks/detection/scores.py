@@ -182,7 +182,8 @@ class Scorer:
             seen.features,
             seen.logits,
             examples.labels,
-            weights=weights,
+            # In the model's order, as a guard has them: detectors of weights tell layers by it, and a file holds them in another one.
+            weights={name: weights[name] for name in model.state_dict()},
             release=None if on_fit or not hasattr(self, "release") else self.release,
             forward=forward,
             inputs=examples.inputs,

@@ -32,6 +32,8 @@ def corrupt(images: Tensor, kind: str, strength: float, generator: torch.Generat
     scale = 1.0 if images.is_floating_point() else 255.0
     # In slices: a pool of large images as float32 would be four times its size at once.
     parts = (images[start : start + 1024] for start in range(0, len(images), 1024))
+    if kind in _TWO_SIDED:  # once: a device that errs to one side does so with all its images
+        strength *= 1.0 if float(torch.rand((), generator=generator)) < 0.5 else -1.0
     done = [_CORRUPTIONS[kind](part.float() / scale, strength, generator) for part in parts]
     changed = (torch.cat(done).clamp(0, 1) * scale) if done else images.float()
     return changed.to(images.dtype) if images.is_floating_point() else changed.round().to(images.dtype)
@@ -47,22 +49,18 @@ def _blur(images: Tensor, strength: float, generator: torch.Generator) -> Tensor
 
 
 def _brightness(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    return images + 0.12 * strength * _side(generator)
+    return images + 0.12 * strength
 
 
 def _contrast(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + (images - mean) * (1 + 0.35 * strength * _side(generator))
+    return mean + (images - mean) * (1 + 0.35 * strength)
 
 
 def _colour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Less saturated; grey images stay as they are."""
     grey = images.mean(dim=1, keepdim=True)
     return images + 0.6 * strength * (grey - images)
-
-
-def _side(generator: torch.Generator) -> float:
-    return 1.0 if float(torch.rand((), generator=generator)) < 0.5 else -1.0
 
 
 _CORRUPTIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
@@ -73,3 +71,4 @@ _CORRUPTIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "colour": _colour,
 }
 KINDS = tuple(_CORRUPTIONS)
+_TWO_SIDED = ("brightness", "contrast")

@@ -13,6 +13,7 @@ from common import canonical
 from common.code import code_digest
 from common.examples import Examples
 from owner.detectors import Detector, DetectorState
+from owner.gatekeeper.references import POPULATION_VERSION
 
 if TYPE_CHECKING:
     from owner.gatekeeper.protection import Protection
@@ -52,6 +53,7 @@ def fitting_key(protection: Protection, head: str, detectors: Mapping[str, Detec
         "compute": protection.compute.to_json(),
         "torch": torch.__version__,
         "code": code_digest("owner.detectors"),
+        "population_version": POPULATION_VERSION,
         "data": [_digest(part) for part in (*protection.triggers.parts.values(), protection.references_pool)],
         # Those that the options name learn what follows from the rest; others from who knows where.
         "detectors": {

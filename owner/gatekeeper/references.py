@@ -22,6 +22,9 @@ from owner.population import HonestPopulation
 
 FIRST_FITTING = 10_000
 """Number of the first fine-tune that fits a combination's scales: beyond the largest K, so that none of them ever calibrates."""
+POPULATION_VERSION = 2
+"""To be raised with every change of what a plan draws, or of what is done with its images: references of two versions are of two
+populations, and do not calibrate together."""
 
 
 @dataclass(frozen=True)

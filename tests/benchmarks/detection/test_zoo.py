@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,10 +12,14 @@ import pytest
 
 from benchmarks.detection.config import CONFIGS, Config
 from benchmarks.detection.plans import plans
-from benchmarks.detection.scores import Slow, written_with
+from benchmarks.detection.scores import Scorer, Slow, written_with
 from benchmarks.detection.zoo import Zoo
+from common.activations import find_head
+from common.models import build
 from common.devices import choose_compute
 from common.errors import ConfigurationError, UnknownNameError
+from common.weights import load as load_weights
+from common.weights import save as save_weights
 from contributor.attacks import parse_attack
 from owner.detectors.probes import IMAGE_PROBES
 from tests.benchmarks.detection.conftest import SMALL
@@ -150,3 +155,17 @@ def test_a_run_is_resumed_and_reports_every_family(small: Path, tmp_path: Path) 
     assert "nothing to train" in subprocess.run(elsewhere, check=True, capture_output=True, text=True).stdout
     assert (json.loads((out / "detection.json").read_text()), (out / "detection-small.md").read_text()) == (rows, page)
     assert not (tmp_path / "nothing").exists()
+
+
+def test_detectors_are_given_weights_in_the_models_order_as_a_guard_gives_them(small: Path, tmp_path: Path) -> None:
+    """A file holds them in another order, and what is known of a layer by its place would be another layer's."""
+    config = dataclasses.replace(Config.load(str(small)), architecture="cnn")
+    zoo = Zoo(config, tmp_path, choose_compute("cpu", "float32"))
+    save_weights(tmp_path / "m.safetensors", dict(build(zoo.spec, seed=0).state_dict()))
+    read = load_weights(tmp_path / "m.safetensors")
+    wanted = list(zoo.model(read).state_dict())
+    assert list(read) != wanted
+    scorer = object.__new__(Scorer)
+    scorer.zoo, scorer.pools = zoo, zoo.pools(0)
+    scorer.head = find_head(zoo.model(read), tuple(t[:2] for t in scorer.pools.fit.inputs), zoo.spec.head)
+    assert list(scorer._evidence(read).weights) == wanted

@@ -47,3 +47,13 @@ def test_grey_images_have_no_colour_to_lose() -> None:
 def test_an_unknown_corruption_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="blur"):
         corrupt(photographs(), "blurr", 1.0, draws())
+
+
+@pytest.mark.parametrize("kind", ["brightness", "contrast"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_device_errs_to_the_same_side_with_all_its_images(kind: str, seed: int) -> None:
+    """Of more images than are changed at a time, and all of them the same."""
+    images = photographs()[:1].expand(3000, -1, -1, -1)
+    changed = corrupt(images, kind, 1.0, torch.Generator().manual_seed(seed))
+    assert torch.equal(changed, changed[:1].expand_as(changed))
+    assert not torch.equal(changed, images)

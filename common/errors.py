@@ -61,6 +61,11 @@ class PortierError(Exception):
         return f"{self.message}\n  -> {self.hint}" if self.hint else self.message
 
 
+def diagnostics(error: PortierError | OSError) -> str:
+    """As a person should see it, where the system's own errors are met beside ours."""
+    return error.diagnostics() if isinstance(error, PortierError) else str(error)
+
+
 class ConfigurationError(PortierError):
     exit_code = 10
 

@@ -27,6 +27,7 @@ _HINTS = {
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
 }
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 
 
 @contextmanager
@@ -37,6 +38,22 @@ def storage_errors(doing: str, path: Path) -> Iterator[None]:
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "")
         raise StorageError(f"cannot {doing} {path}: {error.strerror or error}", hint=hint) from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether this machine was short of something, so that the error says nothing about the file it names.
+
+    >>> error = StorageError("cannot read guard.json")
+    >>> error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    >>> is_shortage(error), is_shortage(StorageError("cannot read guard.json"))
+    (True, False)
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 @contextmanager

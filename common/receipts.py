@@ -1,13 +1,14 @@
 """Receipts: what an owner gives a contributor so that a ledger rewritten or cut short later can be shown to be.
 
-A receipt says, signed: entry `index` of my ledger has hash `entry_hash`, it is about `subject`, and when I wrote this
-my newest entry was `head_index` with hash `head_hash`. Canonical JSON of these five fields is what is signed.
+A receipt says, signed: entry `index` of my ledger has hash `entry_hash`, it is about `subject` and states `statement`, and when I
+wrote this my newest entry was `head_index` with hash `head_hash`. Canonical JSON of these six fields is what is signed.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,9 @@ from common.identity.keys import SIGNATURE_BYTES, Domain, SigningKey, verify
 
 LIMIT: Final = 2048
 _HASH = re.compile(r"[0-9a-f]{64}")
+RECEIVED: Final = "received"
+"""The statement of the receipt for a submission that was handed in; that of a verdict is its decision."""
+_STATEMENT = re.compile(r"[a-z]{1,32}")
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -27,7 +31,8 @@ class Receipt:
     entry_hash, head_hash: 64 hex digits.
     head_index: of the newest entry when the receipt was given, never below `index`.
     subject: what the entry is about, a submission id as a rule; up to 200 printable ASCII characters, no space.
-    signature: base64 of the owner's Ed25519 signature over the other five fields.
+    statement: what the entry says of it, so that whoever holds the receipt need not take the owner's word for it: up to 32 letters.
+    signature: base64 of the owner's Ed25519 signature over the other six fields.
 
     Raises WireError RECEIPT_MALFORMED, which names the field.
     """
@@ -37,6 +42,7 @@ class Receipt:
     head_index: int
     head_hash: str
     subject: str
+    statement: str
     signature: str
 
     def __post_init__(self) -> None:
@@ -47,6 +53,7 @@ class Receipt:
         for name in ("entry_hash", "head_hash"):
             _matches(name, getattr(self, name), _HASH, "must be 64 hex digits")
         _matches("subject", self.subject, _SUBJECT, "must be 1 to 200 printable characters without a space")
+        _matches("statement", self.statement, _STATEMENT, "must be 1 to 32 small letters")
         if self.head_index < self.index:
             raise _malformed("head_index", "must not be below index")
         if self.head_index == self.index and self.head_hash != self.entry_hash:
@@ -69,17 +76,17 @@ class Receipt:
         return cls(**fields)
 
 
-_FIELDS = ("entry_hash", "head_hash", "head_index", "index", "signature", "subject")
+_FIELDS = ("entry_hash", "head_hash", "head_index", "index", "signature", "statement", "subject")
 
 
 def sign_receipt(
-    key: SigningKey, *, index: int, entry_hash: str, head_index: int, head_hash: str, subject: str
+    key: SigningKey, *, index: int, entry_hash: str, head_index: int, head_hash: str, subject: str, statement: str
 ) -> Receipt:
     """A receipt signed with the owner's key. Raises WireError where a field is out of its range."""
     blank = base64.b64encode(bytes(SIGNATURE_BYTES)).decode("ascii")
-    unsigned = Receipt(index, entry_hash, head_index, head_hash, subject, blank)
+    unsigned = Receipt(index, entry_hash, head_index, head_hash, subject, statement, blank)
     signature = key.sign(Domain.RECEIPT, canonical.encode(_signed_fields(unsigned)))
-    return Receipt(index, entry_hash, head_index, head_hash, subject, base64.b64encode(signature).decode("ascii"))
+    return dataclasses.replace(unsigned, signature=base64.b64encode(signature).decode("ascii"))
 
 
 def verify_receipt(receipt: Receipt, owner_public_key: bytes) -> None:
@@ -102,6 +109,7 @@ def _signed_fields(receipt: Receipt) -> dict[str, Any]:
         "head_index": receipt.head_index,
         "head_hash": receipt.head_hash,
         "subject": receipt.subject,
+        "statement": receipt.statement,
     }
 
 

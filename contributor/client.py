@@ -6,7 +6,7 @@
     status = client.submit(manifest, signature, weights)    # its receipt has been verified
     for status in client.watch(status.id): ...
 
-Nothing that an owner has not signed reaches a caller. Calls may be repeated at will: what was done is found done.
+No release, no handing in and no decision reaches a caller that the owner has not signed. Why it declined is its bare word. Calls may be repeated at will: what was done is found done.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from common.identity.keys import Domain, verify
 from common.identity.requests import certificate_request
 from common.identity.tls_keys import TlsKey
 from common.manifest import ReleaseManifest, SubmissionManifest, parse_release, parse_submission
-from common.receipts import Receipt, verify_receipt
-from common.weights import check_digest
+from common.receipts import RECEIVED, Receipt, verify_receipt
+from common.weights import LIMITS, check_digest
 from contributor.connection import CALL_SECONDS, Connection, transfer_deadline
 from contributor.membership import Membership
 from contributor.patience import OnTrouble, Patience
@@ -37,6 +37,8 @@ from protos.collaboration_pb2_grpc import CollaborationStub
 
 WATCH_SECONDS: Final = 3600.0
 """A watch is opened anew so often: a half-dead proxy between the two would otherwise hold it for ever."""
+CODES: Final = frozenset({"format", "utility", "review", "expired"})
+"""Why a submission was declined, as far as contributors are told."""
 _SAME_TRIES: Final = 5
 
 
@@ -137,9 +139,15 @@ class OwnerClient:
         """The weights of a release as the file `into`, which exists only with the digest that the manifest states.
 
         Resumes from `into` with the suffix `.part`. Raises WeightsError DIGEST_MISMATCH where even a download from
-        the start has another digest; ProtocolError, StorageError, ConnectionLostError.
+        the start has another digest, FILE_TOO_LONG; ProtocolError, StorageError (also where the disk has no room for it),
+        ConnectionLostError.
         """
         manifest = release.manifest
+        if manifest.weights_bytes > LIMITS.file_bytes:
+            raise WeightsError(
+                "FILE_TOO_LONG",
+                f"release {manifest.id[:12]} has {manifest.weights_bytes} bytes of weights, the limit is {LIMITS.file_bytes}",
+            )
         download = Download(into, size=manifest.weights_bytes, digest=manifest.weights_sha256, progress=progress)
         if download.present:
             return into
@@ -185,7 +193,7 @@ class OwnerClient:
                 if status.state is State.UPLOADING:
                     status = self._upload(status, weights, parsed.weights_bytes, progress)
                 if status.state is not State.UPLOADING:
-                    return self._committed(status)
+                    return status
                 raise ConnectionLostError("the owner took a part of the upload only")
             except WireError as error:
                 same += 1
@@ -307,20 +315,16 @@ class OwnerClient:
             raise
         return self._read(answer, status.id)
 
-    def _committed(self, status: SubmissionStatus) -> SubmissionStatus:
-        if status.commit_receipt is None and status.code != "expired":
-            raise ProtocolError(f"the owner gave no receipt for submission {status.id[:12]}", hint="ask the owner")
-        return status
-
     def _read(self, answer: wire.Submission, identifier: str) -> SubmissionStatus:
-        """Raises ProtocolError for an answer about something else or of an unknown state; SignatureError, WireError."""
+        """Raises ProtocolError for an answer about something else, of an unknown state, or that the owner has not signed as it should
+        have; SignatureError, WireError."""
         name = wire.Submission.State.Name(answer.state) if answer.state in wire.Submission.State.values() else ""
         if answer.submission_id != identifier or name.lower() not in State.__members__.values():
             raise ProtocolError(f"the owner's answer about submission {identifier[:12]} cannot be read")
-        return SubmissionStatus(
+        status = SubmissionStatus(
             id=identifier,
             state=State(name.lower()),
-            code=answer.code[:100],
+            code=answer.code if answer.code in CODES else "",
             base_release=answer.base_release[:64],
             committed_bytes=answer.committed_bytes,
             total_bytes=answer.total_bytes,
@@ -328,6 +332,8 @@ class OwnerClient:
             commit_receipt=self._receipt(answer.commit_receipt, identifier),
             verdict_receipt=self._receipt(answer.verdict_receipt, identifier),
         )
+        _check_receipts(status)
+        return status
 
     def _receipt(self, data: bytes, identifier: str) -> Receipt | None:
         if not data:
@@ -339,3 +345,21 @@ class OwnerClient:
                 f"the owner's receipt is about {receipt.subject[:80]}, not submission {identifier[:12]}"
             )
         return receipt
+
+
+def _check_receipts(status: SubmissionStatus) -> None:
+    """Raises ProtocolError where the owner tells more of a submission than it has signed."""
+    commit, verdict = status.commit_receipt, status.verdict_receipt
+    # An upload that was dropped was never handed in, and no verdict says so.
+    if status.state is State.UPLOADING or (status.state is State.DECLINED and status.code == "expired" and not verdict):
+        return
+    if commit is None or commit.statement != RECEIVED:
+        raise ProtocolError(f"the owner gave no receipt for submission {status.id[:12]}", hint="ask the owner")
+    if not status.decided:
+        return
+    wanted = "accepted" if status.state is State.ACCEPTED else "rejected"
+    if verdict is None or verdict.statement != wanted or verdict.index <= commit.index:
+        raise ProtocolError(
+            f"the owner says that submission {status.id[:12]} is {status.state}, and has signed no such verdict",
+            hint="ask the owner",
+        )

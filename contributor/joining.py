@@ -37,7 +37,7 @@ def join(invitation: Invitation, home: Path, *, patience: float | None = 60.0) -
     invitation.check()
     membership = Membership(home, invitation.name, invitation.addresses, invitation.owner_key)
     fresh = not home.exists()
-    ensure_directory(home)
+    ensure_directory(home, 0o700)
     write_template(ContributorWorkspace(home))
     signing_key = membership.signing_key_or_new()
     tls_key = TlsKey.generate()

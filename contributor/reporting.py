@@ -29,7 +29,7 @@ class Reporter:
     def stage(self, stage: str, detail: str) -> None:
         """For `contributing.contribute(on_stage=...)`: one line a stage, details of a stage go to the file alone."""
         if stage != self._stage:
-            self.console.print(f"{stage}{': ' if detail else ''}{detail}", highlight=False)
+            self.console.print(f"{stage}{': ' if detail else ''}{detail}", highlight=False, markup=False)
         self._stage, self._detail = stage, detail
         self._write()
 

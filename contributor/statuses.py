@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from common import errors
 from common.errors import ConnectionLostError, IdentityError, PortierError, ProtocolError, WireError
+from common.words import shown
 from protos import collaboration_pb2 as wire
 
 METADATA_KEY: Final = "portier-problem-bin"
@@ -68,23 +69,23 @@ def exception_of(error: grpc.RpcError, address: str) -> PortierError:
     """The exception a failed call is raised as. ConnectionLostError is what a retry may mend."""
     problem = problem_in(error)
     if problem is not None and problem.kind in _KINDS:
-        kind = _KINDS[problem.kind]
+        kind, message, hint = _KINDS[problem.kind], shown(problem.message), shown(problem.hint)
         if issubclass(kind, WireError):
-            return kind(problem.code, problem.message, hint=problem.hint)
-        return kind(problem.message, hint=problem.hint)
+            return kind(shown(problem.code), message, hint=hint)
+        return kind(message, hint=hint)
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    details = (error.details() if isinstance(error, grpc.Call) else str(error)) or ""
+    details = shown((error.details() if isinstance(error, grpc.Call) else str(error)) or "")
     if any(sign in details for sign in _TLS_SIGNS):
         return IdentityError(
-            f"{address} did not show a certificate of the owner's authority for that name: {details[:300]}",
+            f"{address} did not show a certificate of the owner's authority for that name: {details}",
             hint="check the address; if it is right, somebody else answers there",
         )
     if code in _LOST:
         return ConnectionLostError(
-            f"no connection to the owner at {address} ({code.name.lower()}: {details[:300]})",
+            f"no connection to the owner at {address} ({code.name.lower()}: {details})",
             hint="check that the owner's service runs and the address is right",
         )
-    return ProtocolError(f"the owner at {address} answered {code.name}: {details[:300]}")
+    return ProtocolError(f"the owner at {address} answered {code.name}: {details}")
 
 
 def retryable(error: PortierError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -55,7 +56,9 @@ class Download:
             return 0
 
     def take(self, chunks: Iterable[wire.DownloadChunk]) -> None:
-        """Append chunks as they come. Raises ProtocolError for one that does not fit, StorageError."""
+        """Append chunks as they come. Raises ProtocolError for one that does not fit, StorageError, also before the first one where
+        the disk has no room for all of them."""
+        self._check_room()
         with storage_errors("write", self._part), self._part.open("ab", buffering=0) as file:
             offset = file.tell()
             for chunk in chunks:
@@ -69,6 +72,16 @@ class Download:
                 if self._progress is not None:
                     self._progress(offset, self._size)
             os.fsync(file.fileno())
+
+    def _check_room(self) -> None:
+        with storage_errors("look at the disk of", self._part):
+            free = shutil.disk_usage(self._part.parent).free
+        missing = self._size - self.offset
+        if missing > free:
+            raise StorageError(
+                f"the disk of {self._part} has {free} bytes free, and {missing} bytes of weights are to come",
+                hint="free some space, or choose another folder with --home; what has come so far is kept",
+            )
 
     def finish(self) -> None:
         """Give the file its name. Raises WeightsError DIGEST_MISMATCH, after removing what came; StorageError."""

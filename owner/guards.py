@@ -20,7 +20,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from common.devices import choose_compute
-from common.errors import PortierError, WireError
+from common.errors import PortierError, WireError, diagnostics
+from common.files import is_shortage
 from owner import releases
 from owner.admission import check_base
 from owner.assessment import merge_policy, utility_limits
@@ -70,10 +71,15 @@ def needed_guards(store: Store, settings: OwnerSettings, second_looks: Collectio
 
 
 def guard_defect(workspace: Workspace, release: Release) -> str | None:
-    """Why the guard of `release` cannot be used, None where it can. Reads every byte of it."""
+    """Why the guard of `release` cannot be used, None where it can. Reads every byte of it.
+
+    Raises StorageError where this machine is too short of something to read it, which says nothing about the guard.
+    """
     try:
         Guard.load(workspace.release(release.id).guard).check_release(release.weights_sha256)
     except PortierError as error:
+        if is_shortage(error):
+            raise
         return error.message
     return None
 
@@ -232,10 +238,10 @@ class GuardKeeper:
                     await self._calibrate(tier, stop)
                     complaint = ""
                     continue
-            except PortierError as error:
-                if error.message != complaint:  # said once, tried again all the same
-                    log.error("guards are held up: %s", error.diagnostics())
-                complaint = error.message
+            except (PortierError, OSError) as error:
+                if str(error) != complaint:  # said once, tried again all the same
+                    log.error("guards are held up: %s", diagnostics(error))
+                complaint = str(error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), POLL_SECONDS)
 
@@ -275,8 +281,8 @@ class GuardKeeper:
             while not stop.is_set() and self._due(await asyncio.to_thread(self._needed)) is None:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), POLL_SECONDS)
-        except PortierError as error:  # `run` meets it again, and tells
-            log.debug("the calibration ends: %s", error.message)
+        except (PortierError, OSError) as error:  # `run` meets it again, and tells
+            log.debug("the calibration ends: %s", error)
         finally:
             give_way.set()
 

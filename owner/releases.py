@@ -30,6 +30,8 @@ from owner.workspace import ID, Workspace
 
 Clock = Callable[[], datetime]
 _UNFINISHED = ".unfinished-"
+SET_ASIDE = ".set-aside-"
+"""Before the name of a whole release folder that the ledger does not know."""
 
 
 @dataclass(frozen=True)
@@ -142,18 +144,24 @@ def load_weights(workspace: Workspace, release: Release) -> Weights:
 
 
 def reconcile(workspace: Workspace, store: Store) -> list[str]:
-    """Remove release folders that no ledger row names; returns their names. Only for the process that serves.
+    """Remove half-made release folders, and set whole ones aside that no ledger row names; returns the names of these. Only for the
+    process that serves.
+
+    A whole folder without a row was left by a process killed just before it was published, or is of a ledger newer than this one,
+    restored from an older copy: nothing signed is deleted for that.
 
     Raises WorkspaceError where a row names a release whose files are gone: that is damage, not an interrupted run.
     """
     known = {release.id for release in store.releases()}
-    removed = []
+    orphans = []
     ensure_directory(workspace.releases)
     for directory in sorted(workspace.releases.iterdir()):
-        orphan = ID.fullmatch(directory.name) and directory.name not in known
-        if orphan or directory.name.startswith(_UNFINISHED):
+        if directory.name.startswith(_UNFINISHED):
             shutil.rmtree(directory, ignore_errors=True)
-            removed.append(directory.name)
+        elif ID.fullmatch(directory.name) and directory.name not in known:
+            with storage_errors("set aside", directory):
+                directory.replace(directory.with_name(f"{SET_ASIDE}{directory.name}"))
+            orphans.append(directory.name)
     for release in store.releases():
         files = workspace.release(release.id)
         if not files.weights.is_file():
@@ -164,7 +172,7 @@ def reconcile(workspace: Workspace, store: Store) -> list[str]:
         for path, content in ((files.manifest, release.manifest), (files.signature, release.signature)):
             if not path.is_file():
                 write_atomically(path, content)
-    return removed
+    return orphans
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

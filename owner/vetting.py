@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from common import timestamps
-from common.errors import GuardError, GuardNotReadyError, LedgerError, PortierError
+from common.errors import GuardError, GuardNotReadyError, LedgerError, PortierError, diagnostics
 from common.identity.keys import SigningKey
 from owner import releases
 from owner.assessment import StaleMergeError, settle, vet
@@ -67,15 +67,18 @@ class VettingLoop:
         """Until `stop` is set. Raises WorkspaceError where a release has lost its files."""
         await asyncio.to_thread(self._recover)
         jobs = (self._vet_all, self._guards.run, self._keep_house)
+        # Not `stop` itself: the service would take a defect that sets it for an ordinary end.
+        ending = asyncio.Event()
         stopping = asyncio.create_task(stop.wait())
-        running = {asyncio.create_task(job(stop)) for job in jobs}
+        running = {asyncio.create_task(job(ending)) for job in jobs}
         try:
             # A defect in one of them must end the service, visibly, not leave it half alive.
             done, _ = await asyncio.wait({stopping, *running}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()
         finally:
-            stop.set()
+            ending.set()
+            stopping.cancel()
             # Closing kills the child, which ends the thread that waits for it.
             await asyncio.to_thread(self._worker.close)
             await asyncio.gather(stopping, *running, return_exceptions=True)
@@ -85,7 +88,13 @@ class VettingLoop:
         """What an earlier process left half done, in the order in which it would have gone on."""
         with self._workspace.publishing():
             for orphan in releases.reconcile(self._workspace, self._store):
-                log.info("removed the files of %s, which was never published", orphan)
+                log.error(
+                    "the ledger does not know release %s: its folder is now %s%s. If the ledger is an older copy, stop the service "
+                    "and restore a newer one; where the service was killed while it published, the folder can go",
+                    orphan[:12],
+                    releases.SET_ASIDE,
+                    orphan,
+                )
         # Merged weights of a vetting that will be done again, or was just decided. Those of quarantined submissions may
         # belong to a `promote` at work beside us.
         quarantined = {one.id for one in self._store.submissions(state=SubmissionState.QUARANTINED)}
@@ -100,9 +109,12 @@ class VettingLoop:
         self._guards.recover()
 
     async def _vet_all(self, stop: asyncio.Event) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        pause, interrupted = FIRST_PAUSE_SECONDS, False
         while not stop.is_set():
             try:
+                if interrupted:
+                    await asyncio.to_thread(self._store.requeue_interrupted)
+                    interrupted = False
                 submission = await asyncio.to_thread(self._next)
                 if submission is None:
                     if not await self._look_again():
@@ -110,12 +122,12 @@ class VettingLoop:
                     continue
                 await self._one(submission, stop)
                 pause = FIRST_PAUSE_SECONDS
-            except PortierError as error:
-                # The owner's disk or ledger, never the submission: keep it and try again, ever more seldom.
+            except (PortierError, OSError) as error:
+                # The owner's disk, ledger or machine, never the submission: keep it and try again, ever more seldom.
                 if stop.is_set():
                     return
-                log.error("vetting is held up: %s; next try in %.0f s", error.diagnostics(), pause)
-                await asyncio.to_thread(self._store.requeue_interrupted)
+                log.error("vetting is held up: %s; next try in %.0f s", diagnostics(error), pause)
+                interrupted = True
                 await _sleep(pause, stop)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -245,8 +257,8 @@ class VettingLoop:
                     log.info("rejected quarantined submission %s, which nobody promoted", identifier[:12])
                 # Else the counts of a quiet hour's refusals would wait outside the chain for the next refusal.
                 await asyncio.to_thread(self._store.close_refusals)
-            except PortierError as error:
-                log.error("housekeeping is held up: %s", error.diagnostics())
+            except (PortierError, OSError) as error:
+                log.error("housekeeping is held up: %s", diagnostics(error))
             await _sleep(HOUSEKEEPING_SECONDS, stop)
 
 

@@ -129,10 +129,6 @@ class Workspace:
         return self.root / "ledger.sqlite"
 
     @property
-    def ledger_url(self) -> str:
-        return f"sqlite:///{self.ledger_file}"
-
-    @property
     def keys(self) -> Path:
         return self.root / "keys"
 

@@ -96,7 +96,7 @@ class Owner:
         key = SigningKey.load(workspace.signing_key)
         authority = Authority.load(workspace.authority_key, workspace.authority_certificate)
         options = {"service.host": "127.0.0.1", "service.port": 0, "service.enrolment_port": 0, **_overrides(settings)}
-        store = Store.open(workspace.ledger_url, key)
+        store = Store.open(workspace.ledger_file, key)
         return cls(workspace, load(OwnerSettings, overrides=options), store, key, authority)
 
     def publish(self, weights: Weights) -> Release:

@@ -118,7 +118,7 @@ def init(
     if as_json:
         write_json(founded.to_json())
         return
-    console.print(f"workspace {founded.workspace.root}")
+    console.print(f"workspace {founded.workspace.root}", markup=False)
     shares = ", ".join(f"{count} {share.replace('_', ' ')}" for share, count in founded.shares.items())
     show(
         facts(

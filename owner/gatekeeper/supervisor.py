@@ -114,7 +114,13 @@ class VettingWorker:
         if self._child is not None and self._child.alive:
             return self._child
         self._end_child()
-        child = self._child = _Child(self._memory)
+        try:
+            child = self._child = _Child(self._memory)
+        except OSError as error:
+            raise VettingUnavailableError(
+                f"the vetting process cannot be started: {error.strerror or error}",
+                hint="this machine is short of memory, processes or open files (ulimit -n): see what uses them up",
+            ) from error
         if self._closed:  # by another thread, which may not have seen this child
             child.kill()
         try:
@@ -150,17 +156,21 @@ class _Child:
     """One worker process, in a process group of its own, so that what it starts ends with it."""
 
     def __init__(self, memory_mib: int) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, nothing from outside
-            command("owner.gatekeeper.worker", str(memory_mib)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(),
-            start_new_session=True,
-        )
+        self._selector = selectors.DefaultSelector()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, nothing from outside
+                command("owner.gatekeeper.worker", str(memory_mib)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment(),
+                start_new_session=True,
+            )
+        except OSError:
+            self._selector.close()
+            raise
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._input, self._output, self._errors = (cast(IO[bytes], pipe) for pipe in pipes)
-        self._selector = selectors.DefaultSelector()
         for pipe in (self._output, self._errors):
             os.set_blocking(pipe.fileno(), False)
             self._selector.register(pipe, selectors.EVENT_READ)

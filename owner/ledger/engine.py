@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -33,10 +33,10 @@ class Database:
     readers: each transaction reads. writers: each holds the one write lock. snapshots: each reads one state throughout.
     """
 
-    def __init__(self, url: str) -> None:
-        """`url` is SQLAlchemy's. Raises ConfigurationError, MissingExtraError, StorageError (naming the path)."""
+    def __init__(self, place: str | Path) -> None:
+        """place: SQLAlchemy's URL, or the file of an SQLite database, whatever characters its path has. Raises ConfigurationError, MissingExtraError, StorageError (naming the path)."""
         try:
-            parsed = make_url(url)
+            parsed = URL.create("sqlite", database=str(place)) if isinstance(place, Path) else make_url(place)
             self._sqlite = parsed.get_backend_name() == "sqlite"
             in_memory = self._sqlite and (parsed.database or "") in ("", ":memory:")
             options: dict[str, Any] = {} if in_memory else {"pool_size": 8, "max_overflow": 24, "pool_timeout": 60}
@@ -49,7 +49,7 @@ class Database:
             ) from None
         except ArgumentError as error:
             raise ConfigurationError(
-                f"the ledger's address {url!r} is not a database URL: {error}",
+                f"the ledger's address {place!r} is not a database URL: {error}",
                 hint="use sqlite:////folder/ledger.sqlite or postgresql+psycopg://user@host/name",
             ) from None
         if in_memory:

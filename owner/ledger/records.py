@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from common.receipts import Receipt
 
@@ -28,11 +28,8 @@ __all__ = [
     "SubmissionQuota",
     "SubmissionState",
     "VerificationReport",
-    "shown",
     "timestamp",
 ]
-
-_SHOWN: Final = 500
 
 
 class SubmissionState(StrEnum):
@@ -182,16 +179,6 @@ class VerificationReport:
     @property
     def ok(self) -> bool:
         return not self.problems
-
-
-def shown(text: str) -> str:
-    """Words that others had a part in, bounded and without control characters: a person will read them on a terminal.
-
-    >>> shown("\\x1b[2Jno room")
-    '�[2Jno room'
-    """
-    kept = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:_SHOWN])
-    return kept if len(text) <= _SHOWN else kept + "…"
 
 
 def timestamp(moment: datetime) -> str:

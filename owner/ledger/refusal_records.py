@@ -13,7 +13,7 @@ from datetime import UTC
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from owner.ledger.records import shown
+from common.words import shown
 from owner.ledger.tables import ContributorRow, RefusalRow
 from owner.ledger.transaction import Transaction
 

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from common.errors import LedgerError
 from common.manifest import parse_release
+from common.words import shown
 from owner.ledger.lookup import find
-from owner.ledger.records import GuardState, Release, ReleaseStatus, SubmissionState, shown
+from owner.ledger.records import GuardState, Release, ReleaseStatus, SubmissionState
 from owner.ledger.tables import ReleaseRow, SubmissionRow
 from owner.ledger.transaction import Transaction
 

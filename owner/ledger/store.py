@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
@@ -72,14 +73,14 @@ class Store:
         self._writing = threading.Lock()
 
     @classmethod
-    def open(cls, url: str, signing_key: SigningKey, *, clock: Clock = timestamps.now) -> Store:
-        """The ledger at a database URL (`sqlite:////folder/ledger.sqlite`), created or upgraded where needed.
+    def open(cls, place: str | Path, signing_key: SigningKey, *, clock: Clock = timestamps.now) -> Store:
+        """The ledger in an SQLite file, or at a database URL (`postgresql+psycopg://user@host/name`), created or upgraded where needed.
 
         signing_key: the owner's; a ledger belongs to one key. clock: gives aware datetimes.
         Raises StorageError naming the path, LedgerError for another owner's ledger or one of a newer version,
         ConfigurationError for a URL that is none, MissingExtraError for a database driver that is not installed.
         """
-        database = Database(url)
+        database = Database(place)
         try:
             schema.prepare(database)
             store = cls(database, signing_key, clock)

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from common import canonical
 from common.errors import LedgerError, QuotaError, TriesUsedUpError, WireError
 from common.manifest import parse_submission
-from common.receipts import Receipt
+from common.receipts import RECEIVED, Receipt
+from common.words import shown
 from owner.ledger import release_records
 from owner.ledger.identity_records import active
 from owner.ledger.lookup import find
@@ -25,7 +26,6 @@ from owner.ledger.records import (
     Submission,
     SubmissionQuota,
     SubmissionState,
-    shown,
 )
 from owner.ledger.refusal_records import code_of
 from owner.ledger.states import DECIDED, FINAL, DecidedMeanwhileError, check_move
@@ -98,7 +98,7 @@ def committed(tx: Transaction, identifier: str) -> tuple[Submission, Receipt]:
         }
         entry = tx.append("submission", body, submission=row.id)
         row.commit_position = entry.index
-        row.commit_receipt = tx.receipt(entry, row.id).to_bytes()
+        row.commit_receipt = tx.receipt(entry, row.id, RECEIVED).to_bytes()
     return to_submission(tx.session, row), Receipt.from_bytes(row.commit_receipt)
 
 
@@ -205,7 +205,7 @@ def decide(
         published = release_records.publish(tx, *release, submission_id=row.id)
         if published.parent is None:
             raise LedgerError(f"submission {row.id[:12]} cannot become the first release")
-    receipt = tx.receipt(entry, row.id)
+    receipt = tx.receipt(entry, row.id, str(state))
     row.verdict_receipt = receipt.to_bytes()
     tx.session.flush()
     return to_submission(tx.session, row), published, receipt

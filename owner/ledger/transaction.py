@@ -68,8 +68,8 @@ class Transaction:
         self.changed()
         return entry
 
-    def receipt(self, entry: Entry, subject: str) -> Receipt:
-        """A receipt about `entry`, with the newest entry of this transaction as head."""
+    def receipt(self, entry: Entry, subject: str, statement: str) -> Receipt:
+        """A receipt about `entry` and what it states, with the newest entry of this transaction as head."""
         head_index, head_hash = self._newest or (entry.index, entry.hash)
         return sign_receipt(
             self._key,
@@ -78,6 +78,7 @@ class Transaction:
             head_index=head_index,
             head_hash=head_hash,
             subject=subject,
+            statement=statement,
         )
 
 

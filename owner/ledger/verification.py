@@ -8,7 +8,7 @@ for. Cutting entries off the end, and rewriting the ledger with the owner's own 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -20,7 +20,7 @@ from common.errors import IdentityError, SignatureError, WireError
 from common.identity.keys import Domain
 from common.identity.keys import verify as verify_signature
 from common.manifest import parse_release, parse_submission
-from common.receipts import Receipt, verify_receipt
+from common.receipts import RECEIVED, Receipt, verify_receipt
 from owner.ledger import chain
 from owner.ledger.records import Entry, SubmissionState, VerificationReport
 from owner.ledger.replay import Replay
@@ -52,14 +52,16 @@ def verify(session: Session, owner_key: bytes, receipts: Sequence[Receipt]) -> V
         problems.append("the first entry does not name the owner's key")
     for check in (_owner, _people, _certificates, _invitations, _releases, _verdicts, _submissions):
         problems += _careful(check, session, replay, owner_key)
-    by_index = dict(hashes)
+    by_index, said = dict(hashes), _statements(replay)
     for receipt in receipts:
-        problems += check_receipt(receipt, by_index, owner_key)
+        problems += check_receipt(receipt, by_index, said, owner_key)
     return VerificationReport(len(hashes), problems)
 
 
-def check_receipt(receipt: Receipt, hashes: dict[int, str], owner_key: bytes) -> Iterator[str]:
-    """What a receipt proves against a ledger whose entries have these hashes, by index."""
+def check_receipt(
+    receipt: Receipt, hashes: Mapping[int, str], said: Mapping[int, str], owner_key: bytes
+) -> Iterator[str]:
+    """What a receipt proves against a ledger whose entries have these hashes and make these statements, by index."""
     name = f"the receipt about {receipt.subject[:12]}"
     try:
         verify_receipt(receipt, owner_key)
@@ -72,6 +74,18 @@ def check_receipt(receipt: Receipt, hashes: dict[int, str], owner_key: bytes) ->
             yield f"{name} knows entry {index}, but the ledger ends at entry {newest}: it was cut short"
         elif hashes.get(index) != digest:
             yield f"{name} knows another entry {index}: the ledger was rewritten"
+    if hashes.get(receipt.index) == receipt.entry_hash and said.get(receipt.index) != receipt.statement:
+        yield (
+            f"{name} says {receipt.statement}, but entry {receipt.index} says {said.get(receipt.index, 'nothing of the kind')}: "
+            "the contributor was told something else than was written down"
+        )
+
+
+def _statements(replay: Replay) -> dict[int, str]:
+    """What the entries that receipts are given about state of their submissions, by index."""
+    handed_in = {entry.index: RECEIVED for entry in replay.commits.values()}
+    verdicts = (entry for entries in replay.verdicts.values() for entry in entries)
+    return handed_in | {entry.index: str(entry.body.get("decision")) for entry in verdicts}
 
 
 def _read_chain(session: Session, replay: Replay, hashes: list[tuple[int, str]]) -> Iterator[tuple[Entry, bytes]]:
@@ -280,7 +294,9 @@ def _receipt_fits(stored: bytes | None, entry: Entry | None, subject: str, owner
         verify_receipt(receipt, owner_key)
     except (WireError, SignatureError):
         return False
-    return (receipt.index, receipt.entry_hash, receipt.subject) == (entry.index, entry.hash, subject)
+    statement = RECEIVED if entry.kind == "submission" else entry.body.get("decision")
+    found = (receipt.index, receipt.entry_hash, receipt.subject, receipt.statement)
+    return found == (entry.index, entry.hash, subject, statement)
 
 
 def _signed(domain: Domain, data: bytes, signature: bytes, key: bytes) -> bool:

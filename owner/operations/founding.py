@@ -97,7 +97,9 @@ def init(
 def _found(workspace: Workspace, settings: OwnerSettings, *, download: bool) -> Founded:
     # Cheapest first: a mistyped architecture is told before a data set is decoded.
     ModelSpec(settings.model.architecture, (1, 8, 8), 2, settings.model.head)
-    for directory in (workspace.root, workspace.releases, workspace.submissions, workspace.work, workspace.locks):
+    # The trigger images, the guards and what contributors returned are nobody else's business on this machine either.
+    ensure_directory(workspace.root, 0o700)
+    for directory in (workspace.releases, workspace.submissions, workspace.work, workspace.locks):
         ensure_directory(directory)
     ensure_directory(workspace.keys, 0o700)
     shares = save_shares(workspace, settings, download=download)
@@ -105,7 +107,7 @@ def _found(workspace: Workspace, settings: OwnerSettings, *, download: bool) -> 
     signing_key = SigningKey.generate()
     signing_key.save(workspace.signing_key)
     certificates.found_authority(workspace)
-    Store.open(workspace.ledger_url, signing_key).close()
+    Store.open(workspace.ledger_file, signing_key).close()
     write_atomically(workspace.settings_file, config.as_toml(settings).encode())
     return Founded(workspace, settings, fingerprint(signing_key.public_key), shares)
 

@@ -44,7 +44,7 @@ def open_office(root: Path, overrides: Mapping[str, Any] | None = None) -> Itera
     workspace = Workspace.open(root)
     settings = config.load(OwnerSettings, workspace.settings_file, overrides)
     signing_key = SigningKey.load(workspace.signing_key)
-    store = Store.open(workspace.ledger_url, signing_key)
+    store = Store.open(workspace.ledger_file, signing_key)
     try:
         yield Office(workspace, settings, signing_key, store)
     finally:

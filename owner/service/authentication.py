@@ -58,12 +58,13 @@ async def off_loop(
 
 
 class Door:
-    """ledger: executor for calls of the store."""
+    """ledger, strangers: executors for calls of the store, the second for callers without a certificate."""
 
-    def __init__(self, store: Store, calls: LiveCalls, ledger: Executor) -> None:
+    def __init__(self, store: Store, calls: LiveCalls, ledger: Executor, strangers: Executor) -> None:
         self._store = store
         self._calls = calls
         self._ledger = ledger
+        self._strangers = strangers
 
     async def admit(self, context: Context, work: Callable[[Caller], Awaitable[_Value]]) -> _Value:
         """Run `work` for the caller. Whatever it raises ends the call with a status and a Problem."""
@@ -117,7 +118,8 @@ class Door:
             return
         _log.warning("refused %s: %s (%s)", name or "a stranger", error.message, code)
         try:
-            await off_loop(self._ledger, self._store.record_refusal, name, code, error.message, submission=submission)
+            executor = self._strangers if name is None else self._ledger
+            await off_loop(executor, self._store.record_refusal, name, code, error.message, submission=submission)
         except PortierError as failure:
             _log.error("a refusal could not be recorded: %s", failure.message)
 

@@ -31,18 +31,18 @@ class Enrolment(EnrolmentServicer):
 
     async def Enrol(self, request: wire.EnrolRequest, context: Context) -> wire.Certificate:  # noqa: N802 - gRPC's name
         async def work() -> wire.Certificate:
-            if self._under_way >= ENROLMENTS_AT_ONCE:
+            if self._under_way > ENROLMENTS_AT_ONCE:
                 raise QuotaError(
-                    f"{self._under_way} enrolments are under way, the limit is {ENROLMENTS_AT_ONCE}",
-                    hint="try again in a moment",
+                    f"{ENROLMENTS_AT_ONCE} enrolments are under way, which is the limit", hint="try again in a moment"
                 )
-            self._under_way += 1
-            try:
-                return await off_loop(self._ledger, self._enrol, request)
-            finally:
-                self._under_way -= 1
+            return await off_loop(self._ledger, self._enrol, request)
 
-        return await self._door.admit_stranger(context, work)
+        # A refusal is written down, and belongs to what is under way until it is.
+        self._under_way += 1
+        try:
+            return await self._door.admit_stranger(context, work)
+        finally:
+            self._under_way -= 1
 
     def _enrol(self, request: wire.EnrolRequest) -> wire.Certificate:
         _bounded(request.token, "token", TOKEN_BYTES)

@@ -39,9 +39,23 @@ _CONNECTION: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_concurrent_streams", 64),
+    # Whoever opens a connection and says nothing; two minutes by default.
+    ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.experimental.tcp_max_read_chunk_size", 256 * 1024),
     ("grpc.http2.lookahead_bytes", MIB),
 )
-SERVICE_OPTIONS: Final = _CONNECTION
-ENROLMENT_OPTIONS: Final = (*_CONNECTION, ("grpc.max_receive_message_length", 64 * 1024))
+
+
+def options(connections: int) -> tuple[tuple[str, Any], ...]:
+    """Of the service listener. connections: that it may hold at a time."""
+    return (*_CONNECTION, ("grpc.max_allowed_incoming_connections", connections))
+
+
+def enrolment_options(connections: int) -> tuple[tuple[str, Any], ...]:
+    """Of the enrolment listener, which keeps nobody's connection open for nothing."""
+    return (
+        *options(connections),
+        ("grpc.max_receive_message_length", 64 * 1024),
+        ("grpc.max_connection_idle_ms", 30_000),
+    )

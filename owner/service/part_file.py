@@ -139,7 +139,8 @@ def committed_bytes(files: SubmissionFiles) -> int:
         try:
             handle = os.open(files.part, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            return 0
+            # Whole, where only its commit failed.
+            return files.weights.stat().st_size if files.weights.exists() else 0
         try:
             os.fsync(handle)
             return os.fstat(handle).st_size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from common import timestamps
@@ -46,9 +47,14 @@ def reconcile(workspace: Workspace, store: Store) -> None:
         elif submission.state is SubmissionState.EXPIRED:
             discard(files)
         else:
-            remove_unfinished(directory)
+            # A `promote` may be at work in the folder of one in quarantine.
+            if submission.state is not SubmissionState.QUARANTINED:
+                remove_unfinished(directory)
             if submission.state is SubmissionState.UPLOADING and files.weights.exists():
-                _finish(workspace, store, submission)
+                try:
+                    finish(workspace, store, submission)
+                except PortierError as error:
+                    _log.error("submission %s could not be committed: %s", submission.id[:12], error.message)
     for submission in rows.values():
         if submission.state in _UNDECIDED and not workspace.submission(submission.id).weights.is_file():
             _log.error("submission %s (%s) has lost its weights", submission.id[:12], submission.state)
@@ -81,24 +87,23 @@ def expire_untouched(
     return dropped
 
 
-def _finish(workspace: Workspace, store: Store, submission: Submission) -> None:
-    """Killed between rename and commit: the file is whole, only the ledger does not know yet."""
+def finish(workspace: Workspace, store: Store, submission: Submission) -> Submission:
+    """Of one whose upload came to its end, and whose commit did not: the file is whole, only the ledger does not know yet. Returns
+    the submission as it is then, still uploading where the file is not what it should be. Raises StorageError, LedgerError."""
     files = workspace.submission(submission.id)
     if digest_file(files.weights) == submission.weights_sha256:
-        files.part.unlink(missing_ok=True)
-        try:
-            store.committed(submission.id)
-        except PortierError as error:
-            _log.error("submission %s could not be committed: %s", submission.id[:12], error.message)
-    else:
-        with storage_errors("rename", files.weights):
-            files.weights.replace(files.part)
+        with storage_errors("remove", files.part):
+            files.part.unlink(missing_ok=True)
+        return store.committed(submission.id)[0]
+    with storage_errors("rename", files.weights):
+        files.weights.replace(files.part)
+    return submission
 
 
 def _touched(workspace: Workspace, submission: Submission) -> datetime:
     created = timestamps.from_text(submission.created)
-    try:
-        modified = workspace.submission(submission.id).part.stat().st_mtime
-    except OSError:
-        return created
-    return max(created, datetime.fromtimestamp(modified, created.tzinfo))
+    files, times = workspace.submission(submission.id), [created]
+    for path in (files.part, files.weights):
+        with suppress(OSError):
+            times.append(datetime.fromtimestamp(path.stat().st_mtime, created.tzinfo))
+    return max(times)

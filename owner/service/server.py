@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +27,9 @@ from owner.service.authentication import Context, Door, off_loop
 from owner.service.calls import LiveCalls
 from owner.service.changes import Changes
 from owner.service.collaboration import Collaboration, Service
+from owner.service.descriptors import connections, raise_limit
 from owner.service.enrolment import Enrolment
-from owner.service.limits import ENROLMENT_OPTIONS, SERVICE_OPTIONS, STOP_GRACE_SECONDS
+from owner.service.limits import STOP_GRACE_SECONDS, enrolment_options, options
 from owner.service.memory import return_freed_chunks
 from owner.service.tls import ServerCertificate
 from owner.service.uploads import Uploads
@@ -60,8 +62,12 @@ async def serve(
     """
     stopping = stop or asyncio.Event()
     return_freed_chunks()
+    contributors, strangers = connections(raise_limit())
+    _warn_of_readers(workspace)
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(ThreadPoolExecutor(4, "ledger"))
+        # What strangers ask for must not queue before what contributors do.
+        strangers_ledger = stack.enter_context(ThreadPoolExecutor(1, "strangers"))
         disk = stack.enter_context(ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "disk"))
         authority = Authority.load(workspace.authority_key, workspace.authority_certificate)
         certificate = ServerCertificate(
@@ -71,14 +77,14 @@ async def serve(
 
         calls = LiveCalls(streams=settings.quotas.streams)
         changes = Changes(store, calls, ledger)
-        door = Door(store, calls, ledger)
+        door = Door(store, calls, ledger, strangers_ledger)
         uploads = Uploads(workspace, store, ledger=ledger, disk=disk)
         parts = Service(workspace, settings, store, authority, door, changes, uploads, ledger, disk)
-        enrolment = Enrolment(door, store, authority, days=settings.service.certificate_days, ledger=ledger)
+        enrolment = Enrolment(door, store, authority, days=settings.service.certificate_days, ledger=strangers_ledger)
 
-        service = grpc.aio.server(options=SERVICE_OPTIONS)
+        service = grpc.aio.server(options=options(contributors))
         add_CollaborationServicer_to_server(Collaboration(parts), service)  # type: ignore[no-untyped-call]
-        enroller = grpc.aio.server(options=ENROLMENT_OPTIONS)
+        enroller = grpc.aio.server(options=enrolment_options(strangers))
         add_EnrolmentServicer_to_server(enrolment, enroller)  # type: ignore[no-untyped-call]
         host = settings.service.host
         ports = (
@@ -94,7 +100,7 @@ async def serve(
                 "--enrolment-port",
             ),
         )
-        vitals = [_add_health(service, health.HealthServicer()), _add_health(enroller, _ChecksOnly())]
+        vitals = [_add_health(server, _ChecksOnly()) for server in (service, enroller)]
 
         async def housekeeping(stopped: asyncio.Event) -> None:
             while not stopped.is_set():
@@ -120,7 +126,9 @@ async def serve(
             calls.stop(ConnectionLostError("the owner's service is stopping", hint="try again in a moment"))
             await asyncio.gather(service.stop(STOP_GRACE_SECONDS), enroller.stop(STOP_GRACE_SECONDS))
             polling.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            endings = await asyncio.gather(*beside, return_exceptions=True)
+        # One that set the stop itself on its way down was taken for a stop.
+        failure = failure or next((one for one in endings if isinstance(one, Exception)), None)
         if failure is not None:
             raise failure
 
@@ -137,6 +145,14 @@ async def _until(stopping: asyncio.Event, beside: Sequence[asyncio.Future[None]]
                 waiting.cancel()
                 return error
     return None
+
+
+def _warn_of_readers(workspace: Workspace) -> None:
+    mode = stat.S_IMODE(workspace.root.stat().st_mode)
+    if mode & 0o077:
+        _log.warning(
+            "other users of this machine may read trigger images, guards and submissions: chmod 700 %s", workspace.root
+        )
 
 
 def _keep_house(parts: Service, certificate: ServerCertificate) -> None:
@@ -184,7 +200,7 @@ def _why_not(host: str, port: int) -> OSError | None:
 
 
 class _ChecksOnly(health.HealthServicer):  # type: ignore[misc]
-    """Health for strangers: a stream stays open for as long as its caller likes, so they are offered none."""
+    """Health without streams: one stays open for as long as its caller likes, past every quota and revocation."""
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this listener answers Check alone")

@@ -21,6 +21,7 @@ from owner.service import part_file
 from owner.service.authentication import Caller, off_loop
 from owner.service.limits import CHUNK_BYTES, CHUNK_TIMEOUT_SECONDS
 from owner.service.part_file import PartFile
+from owner.service.reconciliation import finish
 from owner.workspace import ID, SubmissionFiles, Workspace
 from protos import collaboration_pb2 as wire
 
@@ -78,6 +79,12 @@ class Uploads:
             if submission.state is not SubmissionState.UPLOADING:
                 return submission
             files = self._workspace.submission(submission.id)
+            if await off_loop(self._disk, files.weights.exists):
+                # All of it had come, and the ledger could not be told: its disk was full.
+                limit.reschedule(None)
+                submission = await off_loop(self._disk, finish, self._workspace, self._store, submission)
+                if submission.state is not SubmissionState.UPLOADING:
+                    return submission
             begun, first = [first], None
             part: PartFile | None = None
             try:

@@ -31,8 +31,8 @@ DIGESTS = {
     "submission.json": "98692b2bb4c31353f97f465569c2dacf836dbadb7fdb0aa2187eb5be4936ed99",
     "weights.safetensors": "62db1da51fe5137578e727c0bc66d81c682332ecc90e1fd4a27522e510f2224a",
     "every_dtype.safetensors": "a307cefab7306c9b7cbf2070288559e0ffde8aab416db618a4ec7a5485f78136",
-    "receipt.json": "68eecdc60cd14ce17239d651daf7a557b73b13b204c9aafc1da84eaf689d87ec",
-    "invitation.txt": "353ecfa858ae7639ca108000373599524c5692c79cbc25c28c9530040c4f1273",
+    "receipt.json": "65bb6f2f24e8825e7249a619d58587b45cbe65fdd8ce03fcbb6f833e00a1971a",
+    "invitation.txt": "72005209a4b33279679bcd31c9954cbdc4e937a659bd6a926146a61e6479e2a1",
 }
 
 

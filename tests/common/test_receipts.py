@@ -15,7 +15,9 @@ from common.identity.keys import Domain, SigningKey
 from common.receipts import Receipt, sign_receipt, verify_receipt
 
 OWNER = SigningKey.generate()
-RECEIPT = sign_receipt(OWNER, index=4, entry_hash="4" * 64, head_index=7, head_hash="7" * 64, subject="a" * 64)
+RECEIPT = sign_receipt(
+    OWNER, index=4, entry_hash="4" * 64, head_index=7, head_hash="7" * 64, subject="a" * 64, statement="accepted"
+)
 
 
 def test_a_receipt_verifies_with_its_owners_key_after_the_wire() -> None:
@@ -32,7 +34,14 @@ def test_a_receipt_does_not_verify_with_another_key() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"index": 3}, {"entry_hash": "5" * 64}, {"head_index": 8}, {"head_hash": "8" * 64}, {"subject": "b" * 64}],
+    [
+        {"index": 3},
+        {"entry_hash": "5" * 64},
+        {"head_index": 8},
+        {"head_hash": "8" * 64},
+        {"subject": "b" * 64},
+        {"statement": "rejected"},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_no_signed_field_can_be_altered(change: dict[str, Any]) -> None:
@@ -75,6 +84,10 @@ MALFORMED = {
     "subject with a space": changed(subject="a b"),
     "subject with a line end": changed(subject="a\n"),
     "subject not ASCII": changed(subject="é"),
+    "statement missing": changed(statement=...),
+    "statement empty": changed(statement=""),
+    "statement long": changed(statement="a" * 33),
+    "statement of other characters": changed(statement="accepted\n"),
     "signature short": changed(signature=base64.b64encode(bytes(63)).decode()),
     "signature not base64": changed(signature="*" * 88),
     "signature with spaces": changed(signature=RECEIPT.signature + "\n"),
@@ -93,5 +106,7 @@ def test_a_malformed_receipt_is_refused(data: bytes) -> None:
 
 
 def test_a_receipt_for_the_head_itself_is_fine() -> None:
-    receipt = sign_receipt(OWNER, index=0, entry_hash="0" * 64, head_index=0, head_hash="0" * 64, subject="x")
+    receipt = sign_receipt(
+        OWNER, index=0, entry_hash="0" * 64, head_index=0, head_hash="0" * 64, subject="x", statement="received"
+    )
     verify_receipt(receipt, OWNER.public_key)

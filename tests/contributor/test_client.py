@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,17 +20,20 @@ from common.errors import (
     ProtocolError,
     QuotaError,
     SignatureError,
+    StorageError,
     WeightsError,
     WireError,
     WorkspaceError,
 )
 from common.identity.keys import SigningKey
+from common.receipts import Receipt
+from contributor import transfers
 from contributor.client import OfferedRelease, OwnerClient, State
 from contributor.membership import Membership
 from contributor.patience import OnTrouble, Patience
 from contributor.settings import template
 from contributor.transfers import Download, part_of
-from owner.ledger.records import SubmissionState
+from owner.ledger.records import GuardState, SubmissionState
 from protos import collaboration_pb2 as wire
 from tests.network import Owner, serving, sign, submission
 
@@ -344,3 +348,68 @@ def test_joining_writes_a_settings_file_and_leaves_one_alone_that_is_there(owner
     (tmp_path / "ben" / "contributor.toml").write_text("[tuning]\nepochs = 3\n")
     owner.contributor("ben", tmp_path).close()
     assert (tmp_path / "ben" / "contributor.toml").read_text() == "[tuning]\nepochs = 3\n"
+
+
+def test_a_release_of_more_bytes_than_a_weights_file_may_have_is_not_fetched(
+    client: OwnerClient, tmp_path: Path
+) -> None:
+    offered = client.release()
+    huge = dataclasses.replace(offered, manifest=dataclasses.replace(offered.manifest, weights_bytes=1 << 42))
+    with pytest.raises(WeightsError, match="the limit is") as caught:
+        client.download(huge, tmp_path / "w.safetensors")
+    assert caught.value.code == "FILE_TOO_LONG"
+    assert list(tmp_path.glob("w.*")) == []
+
+
+def test_a_disk_without_room_is_told_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    download = Download(tmp_path / "w.safetensors", size=10, digest="0" * 64)
+    with pytest.raises(StorageError, match="9 bytes free, and 10 bytes"):
+        download.take([wire.DownloadChunk(offset=0, data=bytes(5))])
+    assert download.offset == 0
+
+
+def answers(commit: Receipt, rejected: Receipt) -> dict[str, dict[str, Any]]:
+    """What an owner may claim of a submission that it has taken in and rejected, and has not signed."""
+    handed_in, verdict = commit.to_bytes(), rejected.to_bytes()
+    kinds = wire.Submission
+    return {
+        "pending, without a receipt": {"state": kinds.PENDING},
+        "pending, called expired": {"state": kinds.PENDING, "code": "expired"},
+        "accepted, without a verdict": {"state": kinds.ACCEPTED, "commit_receipt": handed_in},
+        "declined, without a verdict": {"state": kinds.DECLINED, "code": "utility", "commit_receipt": handed_in},
+        "accepted, by the receipt of handing in": {
+            "state": kinds.ACCEPTED,
+            "commit_receipt": handed_in,
+            "verdict_receipt": handed_in,
+        },
+        "accepted, by a verdict that rejects": {
+            "state": kinds.ACCEPTED,
+            "commit_receipt": handed_in,
+            "verdict_receipt": verdict,
+        },
+        "declined, by a verdict handed in as the commit": {
+            "state": kinds.DECLINED,
+            "commit_receipt": verdict,
+            "verdict_receipt": verdict,
+        },
+    }
+
+
+def test_nothing_is_believed_of_a_submission_that_the_owner_has_not_signed(
+    owner: Owner, client: OwnerClient, tmp_path: Path
+) -> None:
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    status = client.submit(signed.manifest, signed.signature, signed.path)
+    owner.store.set_guard_state(status.base_release, GuardState.READY)
+    owner.store.claim()
+    _, _, rejected = owner.store.decide(
+        status.id, SubmissionState.REJECTED, {"decision": "rejected", "codes": ["GATE"]}
+    )
+    assert status.commit_receipt is not None
+    for told, fields in answers(status.commit_receipt, rejected).items():
+        answer = wire.Submission(submission_id=status.id, base_release=status.base_release, **fields)
+        with pytest.raises(ProtocolError, match=r"no receipt|no such verdict"):
+            pytest.fail(f"{told}: {client._read(answer, status.id)}")
+    assert client.status(status.id).state is State.DECLINED
+    assert owner.store.verify([status.commit_receipt, rejected]).ok

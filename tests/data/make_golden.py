@@ -66,7 +66,15 @@ def main() -> None:
         nonce="0123456789abcdef0123456789abcdef",
         created="2026-01-02T03:04:05.678901Z",
     )
-    receipt = sign_receipt(owner, index=4, entry_hash="4" * 64, head_index=5, head_hash="5" * 64, subject=submission.id)
+    receipt = sign_receipt(
+        owner,
+        index=4,
+        entry_hash="4" * 64,
+        head_index=5,
+        head_hash="5" * 64,
+        subject=submission.id,
+        statement="received",
+    )
     authority = Authority.create(now=MOMENT)
     invitation = Invitation.create(
         name="ward-3",

@@ -84,7 +84,8 @@ def quarantined(office: Office, submission: Submission) -> Submission:
 # Founding
 
 
-def test_keys_are_for_their_owner_alone(root: Path) -> None:
+def test_the_workspace_and_its_keys_are_for_their_owner_alone(root: Path) -> None:
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
     assert stat.S_IMODE((root / "keys").stat().st_mode) == 0o700
     for name in ("signing.key", "authority.key"):
         assert stat.S_IMODE((root / "keys" / name).stat().st_mode) == 0o600

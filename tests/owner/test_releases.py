@@ -58,12 +58,17 @@ def test_a_prepared_release_is_no_release_before_the_ledger_has_it(office: Offic
     assert [one.id for one in office.store.releases()] == [office.store.current().id]
 
 
-def test_reconciling_removes_what_a_crash_left_between_files_and_row(office: Office) -> None:
+def test_reconciling_removes_what_is_half_made_and_sets_aside_what_is_whole_and_unknown(office: Office) -> None:
+    """What a crash left between files and row, and what an older copy of the ledger does not know yet, look alike."""
     current = office.store.current().id
     prepared = prepare(office)
+    manifest = office.workspace.release(prepared.id).manifest.read_bytes()
     (office.workspace.releases / f".unfinished-{'c' * 64}").mkdir()
-    assert prepared.id in releases.reconcile(office.workspace, office.store)
-    assert folders(office) == {current}
+    assert releases.reconcile(office.workspace, office.store) == [prepared.id]
+    aside = office.workspace.releases / f"{releases.SET_ASIDE}{prepared.id}"
+    assert folders(office) == {current, aside.name}
+    assert (aside / "manifest.json").read_bytes() == manifest
+    assert releases.reconcile(office.workspace, office.store) == []
 
 
 def test_reconciling_restores_a_manifest_from_the_ledger(office: Office) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import shutil
@@ -20,10 +21,12 @@ import torch
 from common import canonical, timestamps
 from common.config import load as load_settings
 from common.errors import GuardError, StorageError
+from common.files import storage_errors
 from common.identity.keys import SigningKey
 from common.weights import load, save
 from owner import assessment, releases
 from owner.gatekeeper.fitting import work_path
+from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.jobs import VettingJob
 from owner.gatekeeper.supervisor import VettingInterruptedError, VettingUnavailableError
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -511,7 +514,7 @@ def test_refusals_of_an_hour_that_is_over_reach_the_chain_while_the_service_runs
     def an_hour_ago() -> datetime:
         return timestamps.now() - timedelta(hours=1)
 
-    with Store.open(office.workspace.ledger_url, office.signing_key, clock=an_hour_ago) as earlier:
+    with Store.open(office.workspace.ledger_file, office.signing_key, clock=an_hour_ago) as earlier:
         for _ in range(3):
             earlier.record_refusal(None, "REPLAY", "again")
     run(office, until=lambda: bool(office.store.entries(kind="refusals")))
@@ -626,3 +629,67 @@ def test_several_detectors_judge_submissions_and_what_they_would_become_by_one_s
         assert {"gate", "root-gate", "utility-accuracy"} <= set(checks)
         assert checks["root-gate"]["p_value"] is not None
     assert worker.jobs[-1].root_weights != worker.jobs[-1].base_weights
+
+
+def test_a_machine_short_of_open_files_makes_vetting_wait_and_says_nothing_of_the_guard(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, load_guard = [2], Guard.load
+
+    def exhausted(directory: Path) -> Guard:
+        if short[0]:
+            short[0] -= 1
+            with storage_errors("read", directory):
+                raise OSError(errno.EMFILE, "Too many open files")
+        return load_guard(directory)
+
+    root = office.store.root()
+    submission = ada.hand_in(slightly_changed)
+    monkeypatch.setattr("owner.vetting.FIRST_PAUSE_SECONDS", 0.01)
+    office.store.set_guard_state(root.id, GuardState.READY)
+    keeper = GuardKeeper(office.workspace, office.settings, office.store)
+    monkeypatch.setattr(Guard, "load", exhausted)
+    with pytest.raises(StorageError, match="Too many open files"):
+        keeper.defect(root)
+    monkeypatch.setattr(VettingLoop, "_recover", lambda _: None)
+    run(office)
+    assert short == [0]
+    assert decided(office, submission) == (SubmissionState.ACCEPTED, ())
+    assert office.store.release(root.id).guard_error is None
+
+
+def test_an_error_of_the_system_holds_vetting_up_and_ends_nothing(
+    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, vet = [3], InProcess.vet
+
+    def exhausted(self: InProcess, job: VettingJob) -> Verdict:
+        if failing[0]:
+            failing[0] -= 1
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return vet(self, job)
+
+    monkeypatch.setattr("owner.vetting.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(InProcess, "vet", exhausted)
+    submission = ada.hand_in(slightly_changed)
+    run(office)
+    assert decided(office, submission) == (SubmissionState.ACCEPTED, ())
+
+
+def test_a_defect_in_the_loop_leaves_the_stop_alone_and_is_raised(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the service would take it for an ordinary end, and exit with 0."""
+
+    def defect(_: VettingLoop) -> None:
+        raise RuntimeError("a defect")
+
+    async def main() -> bool:
+        stop = asyncio.Event()
+        loop = VettingLoop(office.workspace, office.settings, office.store, worker=InProcess())  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match="a defect"):
+            await loop.run(stop)
+        return stop.is_set()
+
+    monkeypatch.setattr(VettingLoop, "_next", defect)
+    assert not asyncio.run(main())

@@ -15,9 +15,9 @@ from benchmarks.detection.plans import plans
 from benchmarks.detection.scores import Scorer, Slow, written_with
 from benchmarks.detection.zoo import Zoo
 from common.activations import find_head
-from common.models import build
 from common.devices import choose_compute
 from common.errors import ConfigurationError, UnknownNameError
+from common.models import build
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from contributor.attacks import parse_attack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ from common.model_spec import ModelSpec
 from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import Weights, load, save
-from owner.gatekeeper import Decision, Gatekeeper, GuardOptions, merge
+from owner.gatekeeper import Decision, Gatekeeper, GuardOptions, merge, supervisor
 from owner.gatekeeper.jobs import VettingJob, describe_error, restore_error
-from owner.gatekeeper.supervisor import VettingInterruptedError, VettingWorker
+from owner.gatekeeper.supervisor import VettingInterruptedError, VettingUnavailableError, VettingWorker
 
 MODEL = """
 import os, signal, sys, time
@@ -228,3 +229,17 @@ def test_an_error_comes_out_of_the_process_as_what_it_was_and_of_what_it_was() -
     assert (found.message, found.hint, found.of) == ("the tier is another guard's", "none", "escalation")
     assert (type(other), other.message) == (StorageError, "full")
     assert restore_error({"kind": "GuardError", "message": "", "of": "nothing"}).of == GuardError.of  # type: ignore[attr-defined]
+
+
+def test_a_process_that_cannot_be_started_is_the_machines_trouble(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with VettingWorker() as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(supervisor.subprocess, "Popen", exhausted)
+            with pytest.raises(VettingUnavailableError, match="Too many open files"):
+                running.vet(place.job())
+        running.start()

@@ -172,3 +172,12 @@ def test_a_writer_that_never_lets_go_is_waited_for_and_then_named_as_the_reason(
         other.execute("ROLLBACK")
     world.store.record_refusal(None, "REPLAY", "")
     assert world.store.head().index == 1
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%41b", "a#b", "ünder score+"])
+def test_a_ledger_lies_where_its_path_says_whatever_characters_that_has(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    Store.open(folder / "ledger.sqlite", OWNER).close()
+    assert (folder / "ledger.sqlite").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]

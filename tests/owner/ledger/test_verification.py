@@ -12,7 +12,7 @@ import pytest
 
 from common.identity.invitation import token_digest
 from common.identity.keys import Domain
-from common.receipts import Receipt
+from common.receipts import Receipt, sign_receipt
 from owner.ledger import Store, SubmissionState, chain
 from tests.owner.ledger.world import START, World, digest_of, key_of, release_manifest, token_of
 
@@ -281,3 +281,13 @@ def test_the_ledger_goes_on_while_it_is_verified(history):
     assert history.store.verify().ok
     history.hand_in("ada", "after")
     assert history.store.verify().ok
+
+
+def test_a_receipt_that_says_another_thing_than_the_entry_it_names_is_told_of(history):
+    """The owner signs one verdict for the contributor and writes down another."""
+    rejected = history.store.submissions(state=S.REJECTED)[0].verdict_receipt
+    named = {name: getattr(rejected, name) for name in ("index", "entry_hash", "head_index", "head_hash", "subject")}
+    lie = sign_receipt(history.owner, **named, statement="accepted")
+    (problem,) = history.store.verify([lie]).problems
+    assert "says accepted, but entry" in problem
+    assert "says rejected" in problem

@@ -85,7 +85,7 @@ def test_a_revoked_contributor_is_refused_at_the_next_call(owner: Owner, ann: Ow
 @pytest.fixture
 def other_process(owner: Owner) -> Iterator[Store]:
     """The ledger as another process sees it, `portier-owner revoke` for example."""
-    store = Store.open(owner.workspace.ledger_url, owner.key)
+    store = Store.open(owner.workspace.ledger_file, owner.key)
     yield store
     store.close()
 

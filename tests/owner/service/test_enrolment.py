@@ -148,7 +148,7 @@ def test_an_enrolment_too_many_is_refused_at_once_and_those_under_way_go_on(
         stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
         first = stub.Enrol.future(message, timeout=20)
         assert begun.wait(10)
-        with refused(QuotaError, match="1 enrolments are under way, the limit is 1"):
+        with refused(QuotaError, match="1 enrolments are under way, which is the limit"):
             stub.Enrol(message, timeout=10)
         go_on.set()
         assert first.result().name == "ann"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from common import timestamps
 from common.identity.invitation import new_token, token_digest
 from common.identity.keys import Domain, SigningKey
 from common.manifest import SubmissionManifest, new_nonce
-from owner.ledger.records import Submission, SubmissionState
+from owner.ledger.records import GuardState, Submission, SubmissionState
 from owner.service.reconciliation import expire_untouched, reconcile
 from owner.workspace import SubmissionFiles
 from tests.network import OPTIONS, SPEC, Owner
@@ -140,3 +141,31 @@ def test_a_fitting_job_that_was_never_whole_is_removed(owner: Owner) -> None:
         file.write_bytes(b"{")
     reconcile(owner.workspace, owner.store)
     assert [file.exists() for file in (killed, kept)] == [False, True]
+
+
+def test_a_whole_upload_that_waits_for_its_commit_is_as_old_as_its_file(owner: Owner, begun: Submission) -> None:
+    files_of(owner, begun).weights.write_bytes(b"some")
+    moment = timestamps.now() + timedelta(hours=20)
+    os.utime(owner.workspace.submission(begun.id).weights, (moment.timestamp(), moment.timestamp()))
+
+    def drop(hours_later: float) -> list[str]:
+        def clock() -> datetime:
+            return timestamps.now() + timedelta(hours=hours_later)
+
+        return expire_untouched(owner.workspace, owner.store, hours=24.0, is_active=lambda _: False, clock=clock)
+
+    assert drop(30) == []
+    assert drop(50) == [begun.id]
+
+
+def test_what_a_promote_is_writing_for_a_quarantined_submission_is_left_alone(owner: Owner, begun: Submission) -> None:
+    files = files_of(owner, begun)
+    files.weights.write_bytes(owner.workspace.release(begun.base_release).weights.read_bytes())
+    reconcile(owner.workspace, owner.store)
+    owner.store.set_guard_state(begun.base_release, GuardState.READY)
+    owner.store.claim()
+    owner.store.decide(begun.id, SubmissionState.QUARANTINED, {"decision": "quarantined", "codes": []})
+    writing = files.directory / ".0123456789abcdef.portier-unfinished"
+    writing.write_bytes(b"half of it")
+    reconcile(owner.workspace, owner.store)
+    assert writing.exists()

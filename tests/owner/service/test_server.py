@@ -59,13 +59,16 @@ def test_both_listeners_answer_health_checks(owner: Owner, ann: OwnerClient) -> 
             assert health_of(channel) == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_strangers_may_check_the_health_of_the_enrolment_listener_but_hold_no_stream_open(owner: Owner) -> None:
-    credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
-    with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=5)
-        with pytest.raises(grpc.RpcError) as caught:
-            next(watch)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+def test_health_may_be_checked_and_not_watched(owner: Owner, ann: OwnerClient) -> None:
+    """A stream of it would outlive quotas and revocations."""
+    root, own = owner.authority.certificate_pem, ann.membership.identity()
+    mutual = grpc.ssl_channel_credentials(root, own.key, own.certificate)
+    for port, credentials in ((owner.port, mutual), (owner.enrolment_port, grpc.ssl_channel_credentials(root))):
+        with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=5)
+            with pytest.raises(grpc.RpcError) as caught:
+                next(watch)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_stop_ends_open_watches_at_once_and_says_so(tmp_path: Path) -> None:
@@ -168,3 +171,27 @@ def test_a_wish_to_serve_that_fails_leaves_nothing_listening(tmp_path: Path, ser
         assert now.port
         now.store.close()
     other.store.close()
+
+
+def test_one_that_sets_the_stop_on_its_way_down_ends_the_service_with_its_error(tmp_path: Path) -> None:
+    owner = Owner.found(tmp_path / "owner")
+
+    async def failing(stopped: asyncio.Event) -> None:
+        stopped.set()
+        await asyncio.sleep(0.05)
+        raise GuardError("no guard can be fitted")
+
+    with pytest.raises(GuardError, match="no guard"):
+        asyncio.run(serve(owner.workspace, owner.settings, owner.store, background=[failing]))
+    owner.store.close()
+
+
+def test_a_workspace_that_others_may_read_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    owner = Owner.found(tmp_path / "owner")
+    for mode, told in ((0o750, True), (0o700, False)):
+        owner.workspace.root.chmod(mode)
+        caplog.clear()
+        with serving(owner):
+            pass
+        assert ("chmod 700" in caplog.text) is told
+    owner.store.close()

@@ -93,3 +93,11 @@ def test_a_kind_nobody_knows_is_a_protocol_error() -> None:
             return ((incoming.METADATA_KEY, wire.Problem(kind="SystemExit", message="boo").SerializeToString()),)
 
     assert type(incoming.exception_of(Odd(errors.PortierError("")), "owner:1")) is errors.ProtocolError
+
+
+def test_what_an_owner_writes_cannot_drive_a_terminal() -> None:
+    error = incoming.exception_of(
+        FailedCall(errors.QuotaError("\x1b]0;owned\x07 no room", hint="\x1b[2Jlater")), "owner:1"
+    )
+    assert "\x1b" not in error.diagnostics()
+    assert "no room" in error.message

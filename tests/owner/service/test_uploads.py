@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import WeightsError, WireError
+from common.errors import StorageError, WeightsError, WireError
 from common.receipts import Receipt, verify_receipt
 from contributor.client import OwnerClient
 from owner.ledger.records import SubmissionState
@@ -259,3 +259,26 @@ def test_an_upload_of_a_received_submission_answers_with_its_receipt(
         first = stub.Upload(iter(chunks_of(data, identifier)), timeout=20)
         again = stub.Upload(iter(chunks_of(data, identifier)), timeout=20)
     assert again == first
+
+
+def test_an_upload_that_could_not_be_committed_is_not_sent_again(
+    owner: Owner, ann: OwnerClient, signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = owner.store.committed
+
+    def full(_: str) -> None:
+        raise StorageError("cannot write the ledger: No space left on device")
+
+    monkeypatch.setattr(owner.store, "committed", full)
+    data = signed.path.read_bytes()
+    with raw(ann, owner.port) as stub:
+        identifier = begin(stub, signed).submission_id
+        with refused(StorageError):
+            stub.Upload(iter(chunks_of(data, identifier)), timeout=20)
+        monkeypatch.setattr(owner.store, "committed", committed)
+        again = begin(stub, signed)
+        assert (again.state, again.committed_bytes) == (wire.Submission.UPLOADING, len(data))
+        nothing_more = [wire.UploadChunk(submission_id=identifier, offset=len(data))]
+        assert stub.Upload(iter(nothing_more), timeout=20).state == wire.Submission.PENDING
+    assert owner.workspace.submission(identifier).weights.read_bytes() == data
+    assert owner.store.submission(identifier).state is SubmissionState.RECEIVED

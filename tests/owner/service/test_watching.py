@@ -30,7 +30,7 @@ def test_a_verdict_given_by_another_process_is_seen_with_its_receipt(
 ) -> None:
     watch = ann.watch(pending.id)
     assert next(watch).state is State.PENDING
-    with Store.open(owner.workspace.ledger_url, owner.key) as other:
+    with Store.open(owner.workspace.ledger_file, owner.key) as other:
         other.claim()
         _, _, receipt = other.decide(pending.id, SubmissionState.REJECTED, {"public_code": "utility"})
     (last,) = list(watch)

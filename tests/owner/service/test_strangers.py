@@ -1,0 +1,69 @@
+"""Strangers may knock as often as they like: the owner keeps descriptors, threads and answers for those who have joined."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from owner.service import descriptors, server
+from protos import collaboration_pb2 as wire
+from protos.collaboration_pb2_grpc import EnrolmentStub
+from tests.network import Owner, serving
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted by /proc")
+def test_idle_connections_cost_no_more_descriptors_than_the_listener_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "connections", lambda _: (8, 4))
+    owner = Owner.found(tmp_path / "owner")
+    with serving(owner):
+        ann = owner.contributor("ann", tmp_path / "homes")
+        before = open_descriptors()
+        idle = [socket.create_connection(("127.0.0.1", owner.enrolment_port)) for _ in range(40)]
+        time.sleep(0.5)
+        assert open_descriptors() - before - len(idle) <= 8
+        assert ann.release().current
+        for one in idle:
+            one.close()
+        owner.contributor("bob", tmp_path / "homes").close()
+        ann.close()
+    owner.store.close()
+
+
+def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets() -> None:
+    assert descriptors.raise_limit() >= 256
+
+
+def test_refusals_of_strangers_keep_no_contributor_waiting(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = owner.contributor("ann", tmp_path / "homes")
+    begun, go_on, record = threading.Event(), threading.Event(), owner.store.record_refusal
+
+    def slowly(*arguments: Any, **named: Any) -> None:
+        begun.set()
+        go_on.wait(20)
+        record(*arguments, **named)
+
+    monkeypatch.setattr(owner.store, "record_refusal", slowly)
+    credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
+    with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
+        stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
+        refused = [stub.Enrol.future(wire.EnrolRequest(token="x" * 200), timeout=30) for _ in range(12)]
+        assert begun.wait(10)
+        assert ann.release().current
+        assert not any(one.done() for one in refused)
+        go_on.set()
+        assert {one.code() for one in refused} == {grpc.StatusCode.INVALID_ARGUMENT}
+    ann.close()

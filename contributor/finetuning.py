@@ -109,6 +109,31 @@ def finetune(
     return FineTuned(tuned, len(trained_on), report)
 
 
+def measure_attack(
+    base: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    spec: ModelSpec,
+    attack: Attack,
+    held_out: Examples,
+    options: TrainingOptions,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    compute: Compute,
+) -> dict[str, Any]:
+    """`attack_success`, `attack_success_before` and `attack_effective` as `finetune` reports them, of other `weights` than it returned:
+    those of a release that the returned ones were merged into, say. options: those that the attacker trained with.
+
+    Raises DataError, ModelError as `finetune` does.
+    """
+    yardstick = fit_to_model(held_out, spec, class_names)
+    before, after = (_measure(_load(spec, one), yardstick, attack, options, compute) for one in (base, weights))
+    return {
+        "attack_success": after["attack_success"],
+        "attack_success_before": before["attack_success"],
+        "attack_effective": _effective(attack, yardstick.class_names, before, after),
+    }
+
+
 def fit_to_model(examples: Examples, spec: ModelSpec, class_names: tuple[str, ...] | None = None) -> Examples:
     """`examples` with the classes of the model, in its order.
 

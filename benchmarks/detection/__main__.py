@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.detection.breakdown import after_merge, by_base
 from benchmarks.detection.config import Config
 from benchmarks.detection.judge import judge
 from benchmarks.detection.overview import overview, shipped
 from benchmarks.detection.page import Row, page, roc, score_distributions, tpr_by_dose
 from benchmarks.detection.plans import Plan, plans
-from benchmarks.detection.report import honest_strata, table
+from benchmarks.detection.report import by_family, honest_strata, table
 from benchmarks.detection.report import rows as figures_of
 from benchmarks.detection.scores import Column, Slow, columns, score
 from benchmarks.detection.sheets import Entry, Sheet, path_of
@@ -127,7 +128,7 @@ def score_base(zoo: Zoo, base: int, models: Sequence[Plan], slow: Slow, workers:
         if len(scores) % 20 == 0 or len(scores) == len(made):
             print(f"base {base}: scored {len(scores)} of {len(made)}", flush=True)
     versions = {key: column["version"] for columns in scores.values() for key, column in columns.items()}
-    entries = [Entry.of(plan, record, scores.get(plan, {})) for plan, record in records.items()]
+    entries = [Entry.of(plan, zoo.record(plan) or {}, scores.get(plan, {})) for plan in models]
     return Sheet(base, zoo.config.made_with(), zoo.trained_on(), versions, entries)
 
 
@@ -140,6 +141,7 @@ def write_report(config: Config, sheets: Sequence[Sheet], arguments: argparse.Na
     rows, chosen = figures_of(config, development, final)
     out = ensure_directory(arguments.out)
     groups = [judge(base, chosen[""].fit, base.attacked) for base in final.bases]
+    judged_by_family = by_family(config, final, chosen)
     doses = {
         one.plan.name: dose
         for sheet in judged
@@ -165,6 +167,7 @@ def write_report(config: Config, sheets: Sequence[Sheet], arguments: argparse.Na
         command=f"python -m benchmarks.detection {arguments.config}",
         hardware="; ".join(dict.fromkeys(sheet.hardware for sheet in sheets)),
         plots=plots,
+        breakdown=[*by_base(judged_by_family), "", *after_merge(judged_by_family)],
     )
     text += "".join(f"\n{line}\n" for line in shortcomings(config, sheets))
     (out / f"{name}.md").write_text(text, "utf-8")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.detection.config import Config, Family
 from benchmarks.detection.development import arguments, development, told
 from benchmarks.detection.gates import Choice, Chooser, deciding
-from benchmarks.detection.judge import Base, Figures, Group, figures, judge
+from benchmarks.detection.judge import PRIMARY, Base, Figures, Group, figures, judge
 from benchmarks.detection.page import percent_of
 from benchmarks.detection.scores import without
 from benchmarks.records import hardware
@@ -77,7 +77,7 @@ def _table(groups: dict[Family, list[Group]]) -> list[str]:
 
 
 def _row(name: str, groups: Sequence[Group]) -> str:
-    shown: Figures = figures(groups, "effective-passing-utility", intervals=False)
+    shown: Figures = figures(groups, PRIMARY, intervals=False)
     rates = (percent_of(one.value, one.interval) for one in (*shown.tpr.values(), *shown.fpr.values()))
     return f"| {name} | {shown.n_honest} / {shown.n_attacked} | {shown.auroc:.3f} | {' | '.join(rates)} |"
 

@@ -16,7 +16,7 @@ from statistics import mean, pstdev
 from benchmarks.detection.config import Config
 from benchmarks.detection.development import arguments, development, told
 from benchmarks.detection.gates import Choice
-from benchmarks.detection.judge import Base, judge
+from benchmarks.detection.judge import PRIMARY, Base, judge
 from benchmarks.records import hardware
 from owner.choices import PRESETS, STANDARD
 from owner.detectors.combination import Method
@@ -71,7 +71,7 @@ def outcomes(base: Base, choice: Choice, fitting: int, calibration: int) -> Iter
     draws = random.Random(f"{base.number} {fitting} {calibration}")
     references = [*base.calibration, *base.fitting]
     honest = [model for model in base.honest if model.passes_utility]
-    attacked = [model for model in base.attacked if model.belongs("effective-passing-utility")]
+    attacked = [model for model in base.attacked if model.belongs(PRIMARY)]
     for _ in range(DRAWS):
         drawn = draws.sample(references, fitting + calibration)
         group = judge(

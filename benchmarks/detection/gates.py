@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from benchmarks.detection.judge import Base, Fit, Model, Score, figures, judge
+from benchmarks.detection.judge import PRIMARY, Base, Fit, Model, Score, figures, judge
 from benchmarks.detection.metrics import Rate, rate
 from benchmarks.detection.scores import BANK
 from common.errors import ConfigurationError
@@ -114,7 +114,7 @@ class Chooser:
     """
 
     def __init__(self, development: Sequence[Base], detectors: Sequence[str]) -> None:
-        if not any(model.belongs("effective-passing-utility") for base in development for model in base.attacked):
+        if not any(model.belongs(PRIMARY) for base in development for model in base.attacked):
             raise ConfigurationError(
                 "there is nothing to choose a gate on: no development base with attacks that took",
                 hint="train and score the development bases first (--bases development)",
@@ -167,7 +167,7 @@ class Chooser:
                 replace(group, attacked=tuple(one for one in group.attacked if one.model.family == family))
                 for group in everyone
             ]
-            found = figures(groups, "effective-passing-utility", intervals=False)
+            found = figures(groups, PRIMARY, intervals=False)
             if found.n_attacked:
                 rates = [one.value or 0.0 for one in found.tpr.values()]
                 worths[family] = (found.auroc + sum(rates)) / (1 + len(rates))

@@ -16,7 +16,8 @@ from owner.gatekeeper.rules import p_value
 from owner.levels import resolution
 
 Population = Literal["effective", "effective-passing-utility", "failed"]
-POPULATIONS: tuple[Population, ...] = ("effective-passing-utility", "effective", "failed")
+PRIMARY: Population = "effective-passing-utility"
+POPULATIONS: tuple[Population, ...] = (PRIMARY, "effective", "failed")
 LEVELS = (0.05, 0.01)
 FEWEST = 20
 """Attacked models that a figure is of: the share of fewer says little."""
@@ -28,7 +29,8 @@ class Model:
     """One model of a base, as it was measured and scored.
 
     family: of its attack, None where it is honest. effective: None where it is honest. measures: by score name.
-    stratum: what kind of honest contributor made it, "" for an attacked one.
+    stratum: what kind of honest contributor made it, "" for an attacked one. merged_effective: whether its attack still takes in the
+        release that averages it in; None where it is honest.
     """
 
     base: int
@@ -38,6 +40,7 @@ class Model:
     passes_utility: bool
     measures: Mapping[str, float]
     stratum: str = ""
+    merged_effective: bool | None = None
 
     def belongs(self, population: Population) -> bool:
         if self.family is None:
@@ -141,10 +144,7 @@ def figures(
     intervals: whether the AUROC's is drawn, which takes time.
     whole_gate: a model that fails utility counts as rejected at every level, honest ones too.
     """
-    peers = [
-        [one for one in group.honest if one.model.passes_utility or population != "effective-passing-utility"]
-        for group in groups
-    ]
+    peers = [[one for one in group.honest if one.model.passes_utility or population != PRIMARY] for group in groups]
     honest = [[_seen(one, whole_gate) for one in side] for side in peers]
     attacked = [[_seen(one, whole_gate) for one in group.attacked if one.model.belongs(population)] for group in groups]
     levels = [a for a in LEVELS if groups and all(a >= resolution(group.references) - _ROUNDING for group in groups)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from benchmarks.detection.config import CONFIGS, Config
+from benchmarks.detection.judge import PRIMARY
 from benchmarks.detection.page import Row, percent_of, table_of
 from benchmarks.detection.report import GATE, PAPERS_RULE, PRESET_GATE, WHOLE_GATE
 
-PRIMARY = "effective-passing-utility"
 SHOWN = ((GATE, PRIMARY), (PRESET_GATE, PRIMARY), (PAPERS_RULE, PRIMARY), (WHOLE_GATE, "effective"))
 """Detector, and of which attacks."""
 

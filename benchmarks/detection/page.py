@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.detection.config import Config
 from benchmarks.detection.gates import Choice
-from benchmarks.detection.judge import Group
+from benchmarks.detection.judge import PRIMARY, Group
 from benchmarks.detection.metrics import Rate
 from benchmarks.detection.report import GATE, KIN_GATE, PRESET_GATE, WHOLE_GATE, Stratum
 
@@ -34,8 +34,9 @@ def page(
     command: str,
     hardware: str,
     plots: Sequence[tuple[str, str]],
+    breakdown: Sequence[str] = (),
 ) -> str:
-    """Markdown. judged: final bases. chosen_on: development bases. plots: title and file name of each."""
+    """Markdown. breakdown: further lines, after the tables of the gate. judged: final bases. chosen_on: development bases. plots: title and file name of each."""
     lines = [
         f"# Detection: {config.architecture} on {config.dataset}",
         "",
@@ -45,37 +46,28 @@ def page(
         "as the honest models do that they are compared with; *oracle* is "
         "the TPR of the cut that leaves 5 or 1 % of these honest models out, which no gate can know. Intervals are Clopper-Pearson's, the AUROC's "
         "a bootstrap over models. Figures of fewer than 20 attacked models are not given. Effective: of backdoors, success on held-out images at least half of the way from the release's own errors on "
-        "the same marked images to 1; of flips, 20 points of the class's recall (`common/effectiveness.py`).",
+        "the same marked images to 1; of flips, 20 points of the class's recall (`common/effectiveness.py`); both of the model as it is returned, before any merge. "
+        "*Left out* is of the automatic choice of detectors: they were written with all families in sight.",
         "",
         *((config.remark, "") if config.remark else ()),
         "## Effective attacks that pass utility",
         "",
         *table_of(
-            _gates_first(
-                row for row in rows if row["population"] == "effective-passing-utility" and row["family"] == "all"
-            ),
+            _gates_first(row for row in rows if row["population"] == PRIMARY and row["family"] == "all"),
             _detector,
         ),
         "",
         "## The gate by family, the family left out of every choice, without its probes",
         "",
         *table_of(
-            [
-                r
-                for r in rows
-                if r["detector"] == GATE and r["held_out"] and r["population"] == "effective-passing-utility"
-            ],
+            [r for r in rows if r["detector"] == GATE and r["held_out"] and r["population"] == PRIMARY],
             _family,
         ),
         "",
         "## The same, its probes kept",
         "",
         *table_of(
-            [
-                r
-                for r in rows
-                if r["detector"] == "gate, its probes kept" and r["population"] == "effective-passing-utility"
-            ],
+            [r for r in rows if r["detector"] == "gate, its probes kept" and r["population"] == PRIMARY],
             _family,
         ),
         "",
@@ -84,26 +76,26 @@ def page(
         "Attacks carry each other's triggers. Here a family's gate was chosen without all families that share a kind of probe with it.",
         "",
         *table_of(
-            [r for r in rows if r["detector"] == KIN_GATE and r["population"] == "effective-passing-utility"],
+            [r for r in rows if r["detector"] == KIN_GATE and r["population"] == PRIMARY],
             _family,
         ),
         "",
         "## The preset as it ships, without the family's probes",
         "",
         *table_of(
-            [r for r in rows if r["detector"] == PRESET_GATE and r["population"] == "effective-passing-utility"],
+            [r for r in rows if r["detector"] == PRESET_GATE and r["population"] == PRIMARY],
             _family,
         ),
         "",
+        *breakdown,
+        *([""] if breakdown else []),
         "## All effective attacks, and those that failed",
         "",
         *table_of(
             [
                 r
                 for r in rows
-                if r["detector"] in {GATE, WHOLE_GATE}
-                and r["family"] == "all"
-                and r["population"] != "effective-passing-utility"
+                if r["detector"] in {GATE, WHOLE_GATE} and r["family"] == "all" and r["population"] != PRIMARY
             ],
             lambda row: f"{_detector(row)}: {row['population']} attacks",
         ),

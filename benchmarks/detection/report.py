@@ -130,6 +130,14 @@ def honest_strata(final: Table, fit: Fit) -> list[Stratum]:
     return found
 
 
+def by_family(config: Config, final: Table, chosen: Mapping[str, Choice]) -> dict[str, list[Group]]:
+    """Each family's models on every base, judged by the gate that was chosen without it."""
+    return {
+        family.name: [_group(base, chosen[family.name].fit, family) for base in final.bases]
+        for family in config.families
+    }
+
+
 def _group(base: Base, fit: Fit, family: Family) -> Group:
     return judge(base, fit, [model for model in base.attacked if model.family == family.name])
 

@@ -198,7 +198,9 @@ def _scorer(zoo: Zoo, base: int) -> Scorer:
 
 
 def score(zoo: Zoo, plan: Plan, slow: Slow | None = None) -> dict[str, Any]:
-    """Scores of one model, which must have been made. Detectors are fitted once a base and process."""
+    """Scores of one model, which must have been made, and whether its attack outlives a merge. Detectors are fitted once a base and
+    process."""
+    zoo.after_merge(plan)
     return _scorer(zoo, plan.base).score(plan, slow or Slow())
 
 

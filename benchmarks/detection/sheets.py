@@ -33,7 +33,8 @@ class Entry:
     """One model that was made.
 
     failed: why its training gave nothing back, "" where it did; then it has neither truth nor measures.
-    weights_sha256: of the weights it returned. accuracy, attack_success: on the held-out images. stratum: of an honest one.
+    weights_sha256: of the weights it returned. accuracy, attack_success: on the held-out images. merged_effective, merged_success: the same two of the release that averages it
+    in. stratum: of an honest one.
     """
 
     plan: Plan
@@ -43,6 +44,8 @@ class Entry:
     passes_utility: bool = False
     accuracy: float | None = None
     attack_success: float | None = None
+    merged_effective: bool | None = None
+    merged_success: float | None = None
     stratum: str = ""
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -51,7 +54,7 @@ class Entry:
         """record: the zoo's. columns: the scorer's; empty where the training failed."""
         if "failed" in record:
             return cls(plan, failed=record["failed"])
-        report = record["report"]
+        report, merge = record["report"], record.get("after_merge", {})
         return cls(
             plan,
             weights_sha256=record["weights_sha256"],
@@ -59,6 +62,8 @@ class Entry:
             passes_utility=record["passes_utility"],
             accuracy=report["accuracy"],
             attack_success=report["attack_success"],
+            merged_effective=merge.get("attack_effective"),
+            merged_success=merge.get("attack_success"),
             stratum=stratum(record["data"]) if plan.family is None else "",
             measures=merged(columns),
         )
@@ -72,6 +77,7 @@ class Entry:
             self.passes_utility,
             self.measures,
             self.stratum,
+            self.merged_effective,
         )
 
 

@@ -33,7 +33,7 @@ from common.weights import Weights
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from contributor.attacks import parse_attack
-from contributor.finetuning import finetune
+from contributor.finetuning import finetune, measure_attack
 from owner.gatekeeper.drawing import DRAWS
 from owner.gatekeeper.merging import merge
 from owner.gatekeeper.references import ReferencePlan, plan_owner_finetune, plan_reference
@@ -173,6 +173,28 @@ class Zoo:
         record["seconds"] = round(time.perf_counter() - started, 2)
         _write(path.with_suffix(".json"), record)
         return record
+
+    def after_merge(self, plan: Plan) -> Record | None:
+        """`attack_success` and `attack_effective` of the release that this model would be averaged into, as utility is judged of;
+        measured once and kept in the record. None for an honest model, and for one that gave nothing back."""
+        record = self.record(plan)
+        if record is None or "failed" in record or plan.attack is None:
+            return None
+        if "after_merge" not in record:
+            base = self.base(plan.base)
+            found = measure_attack(
+                base,
+                merge("average", base, base, self.weights(plan)),
+                self.spec,
+                parse_attack(plan.attack),
+                self.pools(plan.base).held_out,
+                self._data_plan(plan, record["draws"] - 1).options,
+                compute=self.compute,
+            )
+            record["after_merge"] = {name: found[name] for name in ("attack_success", "attack_effective")}
+            _write(self._path(plan).with_suffix(".json"), record)
+        merged: Record = record["after_merge"]
+        return merged
 
     def _data_plan(self, plan: Plan, attempt: int) -> ReferencePlan:
         pool = self._pool(plan)

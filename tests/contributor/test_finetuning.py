@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, check_layout, layout_of
 from contributor.attacks import parse_attack
-from contributor.finetuning import FineTuned, finetune, fit_to_model
+from contributor.finetuning import FineTuned, finetune, fit_to_model, measure_attack
 
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
 COMPUTE = choose_compute("cpu", "float32")
@@ -115,6 +116,22 @@ def test_model_replacement_merged_by_half_is_the_attackers_model(base: Weights) 
     for name, tensor in base.items():
         merged = tensor + 0.5 * (scaled[name] - tensor)
         assert torch.allclose(merged, plain[name], atol=1e-5)
+
+
+def test_an_attack_is_measured_of_other_weights_as_of_those_it_returned(base: Weights) -> None:
+    attack = parse_attack("badnets:trigger=square,target=3,fraction=0.3")
+    options = replace(OPTIONS, epochs=8)
+    tuned = finetune(base, SPEC, MINE, options, attack=attack, held_out=DATA.test, compute=COMPUTE, progress=False)
+
+    def measured(weights: Weights) -> dict[str, Any]:
+        return measure_attack(base, weights, SPEC, attack, DATA.test, options, compute=COMPUTE)
+
+    returned = measured(tuned.weights)
+    assert returned == {name: tuned.report[name] for name in returned}
+    assert returned["attack_effective"]
+    untouched = measured(base)
+    assert untouched["attack_success"] == untouched["attack_success_before"]
+    assert not untouched["attack_effective"]
 
 
 @pytest.mark.parametrize("attack", ["sign-flip", "add-noise:deviation=1", "same-value"])

@@ -37,7 +37,9 @@ def entries(config: Config, count: int | None = None) -> list[Entry]:
         effective = True if plan.family else None
         kind = "" if plan.family else "mild skew"
         measures = {"cka": number / 7, "update-norm": float(number), "cka/worst": float("inf")}
-        found.append(Entry(plan, "", f"{number:064x}", effective, number % 2 == 0, 0.9, None, kind, measures))
+        found.append(
+            Entry(plan, "", f"{number:064x}", effective, number % 2 == 0, 0.9, stratum=kind, measures=measures)
+        )
     return [*found[:-1], Entry(found[-1].plan, failed="the loss is not finite")]
 
 

@@ -1,13 +1,17 @@
-"""Attacks on the training set of a support vector machine: of labels alone, and of inputs too.
+"""Attacks on the training set of a support vector machine: on labels, on inputs, on both.
 
 The attacker holds some of the training examples and knows the rest, the victim and a validation set.
 
 flipping: the labels of its examples are the other class's.
 optimal: and their inputs go up the gradient of the victim's validation loss, through the victim's training (Biggio, Nelson, Laskov
     2012, arXiv 1206.6389), anywhere in [0, 1].
-semi-optimal: the same, but no further from the example it began as than `radius` allows: weaker, and less of an outlier.
+semi-optimal: the inputs alone do; the labels stay the true ones.
 
-Razmi & Xiong 2021 name these three. How they bound the semi-optimal one we take from no text of theirs: the ball is ours.
+The abstract of Razmi & Xiong 2021 (arXiv 2108.04206) has attacks on features, on labels and on both. The three names and what each
+attack changes are read in the authors' code (github.com/Emory-AIMS/CAE: attack.py, c_attack_poisoning.py, assess_detectors.py), where
+semi-optimal is opt_notlabel. Its attacker adds examples, copies of training examples to begin with in the optimal attack and validation examples
+in the others, and moves one after the other; it knows a fourth attack, mixed, a third of each. Here the attacker changes training
+examples that it holds, and moves all of them in each step: that is ours.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ ATTACKS: Final = ("flipping", "optimal", "semi-optimal")
 class AttackOptions:
     """kind: one of ATTACKS. fraction: of the training set that the attacker holds.
     steps: of gradient ascent. step: how far each point moves in one, Euclidean, over the root of the number of inputs.
-    radius: of the semi-optimal attack's ball, in the same unit. cost: C of the victim.
+    cost: C of the victim.
 
     Raises UnknownNameError, ConfigurationError naming field and limit.
     """
@@ -38,7 +42,6 @@ class AttackOptions:
     fraction: float = 0.1
     steps: int = 20
     step: float = 0.03
-    radius: float = 0.05
     cost: float = 1.0
 
     def __post_init__(self) -> None:
@@ -47,13 +50,13 @@ class AttackOptions:
         in_range("attack", "fraction", self.fraction, 0, 1)
         in_range("attack", "steps", self.steps, 0, 100_000)
         in_range("attack", "step", self.step, 0, 1)
-        in_range("attack", "radius", self.radius, 0, 1)
 
 
 @dataclass(frozen=True)
 class Poisoned:
-    """inputs: (N, d); labels: (N,) of 0 and 1; poisoned: (N,) bool, which are the attacker's.
-    losses: of the victim on the validation set, before each step of the ascent and after the last; one for flipping."""
+    """inputs: (N, d); labels: (N,) of 0 and 1. poisoned: (N,) bool, which examples the attacker changed. Of a semi-optimal attack these
+    can be fewer than it holds: an example beyond the victim's margin has no gradient, and nothing tells one that never moved from a
+    clean one. losses: of the victim on the validation set, before each step of the ascent and after the last; one for flipping."""
 
     inputs: Tensor
     labels: Tensor
@@ -78,27 +81,24 @@ def poison(
         raise DataError(f"{options.fraction:g} of {len(inputs)} examples is none that an attacker could hold")
     held = torch.zeros(len(inputs), dtype=torch.bool)
     held[torch.randperm(len(inputs), generator=generator)[:count]] = True
-    flipped = torch.where(held, 1 - labels, labels)
-    origin = inputs[held].double()
+    given = labels if options.kind == "semi-optimal" else torch.where(held, 1 - labels, labels)
     unit = inputs.shape[1] ** 0.5
-    moved, current = inputs.double().clone(), origin.clone()
-    victim = fit_svm(moved, flipped, cost=options.cost)
+    moved, current = inputs.double().clone(), inputs[held].double()
+    victim = fit_svm(moved, given, cost=options.cost)
     losses = [victim.loss(*validation)]
     best = current
     for _ in range(options.steps if options.kind != "flipping" else 0):
-        slopes = validation_gradient(victim, moved, flipped, held, validation)
+        slopes = validation_gradient(victim, moved, given, held, validation)
         lengths = slopes.norm(dim=1, keepdim=True)
-        current = current + options.step * unit * torch.where(lengths > 0, slopes / lengths, 0.0)
-        if options.kind == "semi-optimal":
-            current = _within(current, origin, options.radius * unit)
-        current = current.clamp(0, 1)
+        current = (current + options.step * unit * torch.where(lengths > 0, slopes / lengths, 0.0)).clamp(0, 1)
         moved[held] = current
-        victim = fit_svm(moved, flipped, cost=options.cost, start=victim.weights)
+        victim = fit_svm(moved, given, cost=options.cost, start=victim.weights)
         losses.append(victim.loss(*validation))
         if losses[-1] == max(losses):
             best = current
     moved[held] = best
-    return Poisoned(moved.to(inputs.dtype), flipped, held, tuple(losses))
+    ended = moved.to(inputs.dtype)
+    return Poisoned(ended, given, (ended != inputs).any(1) | (given != labels), tuple(losses))
 
 
 def validation_gradient(
@@ -119,11 +119,3 @@ def validation_gradient(
     m, mine = slack[held].clamp_min(0), rows[held]
     slopes = 2 * cost * ((y[held] * m)[:, None] * v - (mine @ v)[:, None] * w)
     return torch.where((m > 0)[:, None], slopes, 0.0)[:, :-1]
-
-
-def _within(points: Tensor, centres: Tensor, radius: float) -> Tensor:
-    """`points`, those that are further than `radius` from their centres drawn back to it."""
-    away = points - centres
-    lengths = away.norm(dim=1, keepdim=True)
-    drawn: Tensor = centres + away * (radius / lengths.clamp_min(1e-300)).clamp_max(1)
-    return drawn

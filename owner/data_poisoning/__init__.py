@@ -5,7 +5,7 @@ Table 4 does: what can be seen where somebody hands over data instead of a model
 """
 
 from owner.data_poisoning.attacks import ATTACKS, AttackOptions, Poisoned, poison
-from owner.data_poisoning.cae import CaeDetector, CaeOptions
+from owner.data_poisoning.cae import CaeDetector, CaeOptions, CaePlusDetector, combine
 from owner.data_poisoning.mixture import TwoGaussians, fit_two_gaussians
 from owner.data_poisoning.victim import Svm, fit_svm
 
@@ -14,9 +14,11 @@ __all__ = [
     "AttackOptions",
     "CaeDetector",
     "CaeOptions",
+    "CaePlusDetector",
     "Poisoned",
     "Svm",
     "TwoGaussians",
+    "combine",
     "fit_svm",
     "fit_two_gaussians",
     "poison",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import ConfigurationError, DataError, ModelError
-from owner.data_poisoning import CaeDetector, CaeOptions
+from owner.data_poisoning import CaeDetector, CaeOptions, CaePlusDetector
 
 SMALL = CaeOptions(hidden=32, latent=8, epochs=60, learning_rate=3e-3)
 
@@ -35,11 +35,18 @@ def attacked(kind: str) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(poisoned[:, None], odd, inputs), labels, poisoned
 
 
+Kind = type[CaeDetector] | type[CaePlusDetector]
+
+
 @pytest.mark.parametrize("kind", ["labels", "inputs"])
-@pytest.mark.parametrize("learnt_from", ["clean", "attacked"])
-def test_poisoned_examples_are_flagged_without_labels_of_what_is_poisoned(kind: str, learnt_from: str) -> None:
+@pytest.mark.parametrize(
+    ("detector_of", "learnt_from"), [(CaeDetector, "clean"), (CaeDetector, "attacked"), (CaePlusDetector, "attacked")]
+)
+def test_poisoned_examples_are_flagged_without_labels_of_what_is_poisoned(
+    detector_of: Kind, kind: str, learnt_from: str
+) -> None:
     inputs, labels, poisoned = attacked(kind)
-    detector = CaeDetector(SMALL).fit(*(shapes() if learnt_from == "clean" else (inputs, labels)))
+    detector = detector_of(SMALL).fit(*(shapes() if learnt_from == "clean" else (inputs, labels)))
     flagged, mixture = detector.flag(inputs, labels)
     hits = int((flagged & poisoned).sum())
     assert 2 * hits / (int(flagged.sum()) + 30) > 0.95
@@ -56,15 +63,47 @@ def test_half_of_the_score_alone_misses_the_other_kind(alpha: float, kind: str) 
     assert roc_auc_score(poisoned, alone) < 0.95
 
 
-def test_the_score_is_the_published_sum() -> None:
+def weighed(alpha: float, rebuilt: Tensor, logits: Tensor) -> Tensor:
+    """The authors' score, from its definition."""
+    inputs, labels = shapes()
+    e, c = (inputs - rebuilt).abs().mean(1), -F.log_softmax(logits, 1)[torch.arange(300), labels]
+    return alpha * e / e.square().sum().sqrt() + (1 - alpha) * c / c.square().sum().sqrt()
+
+
+def test_the_score_of_cae_is_the_authors_sum() -> None:
     inputs, labels = shapes()
     detector = CaeDetector(CaeOptions(0.3, hidden=8, latent=4, epochs=1)).fit(inputs, labels)
     with torch.no_grad():
-        rebuilt, logits = detector.network_(inputs)
-    expected = (
-        0.3 * (inputs - rebuilt).square().sum(1).sqrt() - 0.7 * F.log_softmax(logits, 1)[torch.arange(300), labels]
-    )
+        expected = weighed(0.3, *detector.network_(inputs))
     torch.testing.assert_close(detector.score(inputs, labels).float(), expected)
+
+
+def test_cae_plus_rebuilds_by_one_network_and_classifies_by_another() -> None:
+    inputs, labels = shapes()
+    detector = CaePlusDetector(CaeOptions(0.3, hidden=8, latent=4, epochs=2)).fit(inputs, labels)
+    with torch.no_grad():
+        rebuilt, logits = detector.rae_(inputs)[0], detector.cae_.network_(inputs)[1]
+        expected = weighed(0.3, rebuilt, logits)
+    torch.testing.assert_close(detector.score(inputs, labels).float(), expected)
+    assert not torch.allclose(detector.score(inputs, labels), detector.cae_.score(inputs, labels))
+
+
+def test_what_cae_plus_rebuilds_does_not_depend_on_labels() -> None:
+    inputs, labels = shapes()
+    options = CaeOptions(hidden=8, latent=4, epochs=2)
+    first, second = (CaePlusDetector(options).fit(inputs, given) for given in (labels, labels.flip(0)))
+    assert torch.equal(first.errors(inputs, labels)[0], second.errors(inputs, labels)[0])
+    assert not torch.allclose(first.cae_.errors(inputs, labels)[0], second.cae_.errors(inputs, labels)[0])
+
+
+def test_alpha_weighs_in_the_score_and_not_in_training() -> None:
+    inputs, labels = shapes()
+    first, second = (
+        CaeDetector(CaeOptions(alpha, hidden=8, latent=4, epochs=2)).fit(inputs, labels).errors(inputs, labels)
+        for alpha in (0.0, 1.0)
+    )
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
 
 
 def test_the_same_seed_gives_the_same_scores_and_leaves_the_random_state_alone() -> None:
@@ -78,9 +117,10 @@ def test_the_same_seed_gives_the_same_scores_and_leaves_the_random_state_alone()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_score_before_fit_says_so() -> None:
+@pytest.mark.parametrize("detector_of", [CaeDetector, CaePlusDetector])
+def test_a_score_before_fit_says_so(detector_of: Kind) -> None:
     with pytest.raises(ModelError, match="is not fitted"):
-        CaeDetector().score(*shapes())
+        detector_of().score(*shapes())
 
 
 @pytest.mark.parametrize(

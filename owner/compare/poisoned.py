@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import StorageError
 
-ALPHA, LEARNT_FROM = 0.5, "clean"
+ALPHA, LEARNT_FROM = 0.66, "clean"
 """Of the shown figures, chosen before anything was measured."""
 
 _COMMAND = "python -m benchmarks.cae"

@@ -93,7 +93,7 @@ def test_the_row_of_a_method_that_judges_data_is_made_of_its_own_records(
             "cell": {**CELL, "attack": attack, "seed": seed},
             "victim": {"attacked": 0.8},
             "rows": [
-                {"alpha": 0.5, "learnt_from": "clean", "f1": f1, "accuracy": 0.9},
+                {"alpha": 0.66, "learnt_from": "clean", "f1": f1, "accuracy": 0.9},
                 {"alpha": 1.0, "learnt_from": "clean", "f1": 1.0, "accuracy": 1.0},
             ],
         }

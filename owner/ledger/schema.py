@@ -55,7 +55,7 @@ def _upgrade(connection: Connection, found: str | None, place: str | None) -> No
     if found is not None and found not in known:
         raise LedgerError(
             f"the ledger {place} has schema {found}, which a newer version of portier made; this one knows {REVISION}",
-            hint="upgrade: pip install --upgrade portier",
+            hint="upgrade Portier: git pull, then pip install . in its checkout",
         )
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

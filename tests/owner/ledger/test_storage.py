@@ -123,7 +123,7 @@ def test_a_ledger_of_a_newer_version_asks_for_an_upgrade(world):
         connection.commit()
     with pytest.raises(LedgerError, match="schema 9999") as caught:
         Store.open(world.url, OWNER)
-    assert "pip install --upgrade portier" in caught.value.hint
+    assert "git pull" in caught.value.hint
 
 
 def test_the_ledger_of_another_owner_is_refused(world):

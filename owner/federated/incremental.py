@@ -77,7 +77,10 @@ class Incremental:
         messages = list(strategy.configure_train(1, to_arrays(base), ConfigRecord(), grid))
         fitting = self.fitting_seconds + memory().clock() - clock
         replies = read_replies(
-            grid.send_and_receive(messages, timeout=self.config.timeout), layout_of(base), "num-examples"
+            grid.send_and_receive(messages, timeout=self.config.timeout),
+            layout_of(base),
+            "num-examples",
+            asked=sorted(message.metadata.dst_node_id for message in messages),
         )
         judge, rule = self._judge()
         accuracy, success = self._measured(grid, base)

@@ -5,5 +5,6 @@ from __future__ import annotations
 import logging
 
 
-def log(level: int, message: str, *arguments: object) -> None:
-    logging.getLogger("flwr").log(level, message, *arguments)
+def log(level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
+    """exc_info: with the traceback of the exception that is being handled."""
+    logging.getLogger("flwr").log(level, message, *arguments, exc_info=exc_info)

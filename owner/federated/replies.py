@@ -23,29 +23,30 @@ IDENTITY_RECORD = "portier"
 
 PARTITION_KEY = "partition-id"
 
+NO_REPLY = "no reply came"
+"""Why a client failed that was asked and never answered."""
+
 MOST_SAMPLES = 2**31
 """What a reply may declare unless it is said otherwise: two of 1e308 overflow the sum that divides every weight of the mean."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One client's answer. weights: None where it is not admitted, `reason` then says why.
+    """What one client that was asked answered. weights: None where it is not admitted, `reason` then says why.
 
-    failed: there is no content at all, the client or its machine reported an error.
+    message: None where none came. partition: what the client claims, None where it says nothing.
+    failed: there is no content at all: no answer, or an error that the client or its machine reported.
     samples: its weight in the mean.
     """
 
-    message: Message = field(repr=False)
+    message: Message | None = field(repr=False)
+    node: int
     partition: int | None
     digest: str
     weights: Weights | None = field(repr=False)
     samples: float = 0.0
     reason: str = ""
     failed: bool = False
-
-    @property
-    def node(self) -> int:
-        return int(self.message.metadata.src_node_id)
 
 
 def to_weights(arrays: ArrayRecord) -> Weights:
@@ -58,24 +59,34 @@ def to_arrays(weights: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def read_replies(
-    messages: Iterable[Message], layout: Layout, weighted_by: str, most_samples: float = MOST_SAMPLES
+    messages: Iterable[Message],
+    layout: Layout,
+    weighted_by: str,
+    most_samples: float = MOST_SAMPLES,
+    *,
+    asked: Iterable[int] = (),
 ) -> list[Reply]:
     """Every reply, in the order of partitions; where a client does not tell its partition, by the content of its reply.
+
+    asked: nodes that were sent an instruction; one that did not answer is a failed reply without a message.
 
     Neither the order in which replies come nor Flower's node ids, which differ in every run, decide anything.
     A reply is admitted when it holds one record of arrays of the layout's names, shapes and dtypes, all finite, and one
     record of metrics with a positive weight of at most `most_samples`.
     """
     found = [_read(message, layout, weighted_by, most_samples) for message in messages]
+    answered = {reply.node for reply in found}
+    found += [Reply(None, node, None, "", None, reason=NO_REPLY, failed=True) for node in asked if node not in answered]
     return sorted(found, key=lambda r: (r.partition is None, r.partition or 0, r.digest, r.reason))
 
 
 def _read(message: Message, layout: Layout, weighted_by: str, most_samples: float) -> Reply:
+    node = int(message.metadata.src_node_id)
     if message.has_error():
         reason = f"the client failed: {_failure(message.error.reason or '')}"
-        return Reply(message, None, "", None, reason=reason, failed=True)
+        return Reply(message, node, None, "", None, reason=reason, failed=True)
     if not message.has_content():
-        return Reply(message, None, "", None, reason="the reply is empty", failed=True)
+        return Reply(message, node, None, "", None, reason="the reply is empty", failed=True)
     content = message.content
     partition, digest = _partition(content), ""
     try:
@@ -83,13 +94,13 @@ def _read(message: Message, layout: Layout, weighted_by: str, most_samples: floa
         digest = _digest(arrays)
         weights = _admitted(arrays, layout)
     except WeightsError as error:
-        return Reply(message, partition, digest, None, reason=f"{error.code}: {_first_line(error.message)}")
-    return Reply(message, partition, digest, {name: weights[name] for name in layout}, samples=samples)
+        return Reply(message, node, partition, digest, None, reason=f"{error.code}: {first_line(error.message)}")
+    return Reply(message, node, partition, digest, {name: weights[name] for name in layout}, samples=samples)
 
 
 def _failure(reason: str) -> str:
     """In one line. Of a client whose process died Ray tells numbers that are others in every run."""
-    return "its process died" if "ray.exceptions.Actor" in reason else _first_line(reason)
+    return "its process died" if "ray.exceptions.Actor" in reason else first_line(reason)
 
 
 def _records(content: RecordDict, weighted_by: str, most_samples: float) -> tuple[ArrayRecord, float]:
@@ -132,7 +143,7 @@ def for_inner(replies: Sequence[Reply]) -> list[Message]:
         for name, tensor in _weights(replies[0]).items()
         if not tensor.is_floating_point() and tensor.dtype != torch.bool
     }
-    contents = [reply.message.content for reply in replies]
+    contents = [_message(reply).content for reply in replies]
     arrays_name = _usual(next(iter(content.array_records)) for content in contents)
     metrics_name = _usual(next(iter(content.metric_records)) for content in contents)
     metrics = _shared([next(iter(content.metric_records.values())) for content in contents])
@@ -143,7 +154,7 @@ def for_inner(replies: Sequence[Reply]) -> list[Message]:
     }
     made = []
     for place, reply in enumerate(replies):
-        message = copy.copy(reply.message)
+        message = copy.copy(_message(reply))
         message.content = RecordDict(
             {
                 arrays_name: to_arrays(_weights(reply) | counters),
@@ -191,6 +202,11 @@ def _weights(reply: Reply) -> Weights:
     return reply.weights
 
 
+def _message(reply: Reply) -> Message:
+    assert reply.message is not None  # noqa: S101 - for the type checker: what is admitted has come
+    return reply.message
+
+
 def _partition(content: RecordDict) -> int | None:
     record = content.get(IDENTITY_RECORD)
     value = record.get(PARTITION_KEY) if isinstance(record, ConfigRecord) else None
@@ -212,5 +228,5 @@ def _alike(one: object, other: object) -> bool:
     return numbers or any(isinstance(one, kind) and isinstance(other, kind) for kind in (str, bytes))
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
     return text.splitlines()[0][:300] if text else ""

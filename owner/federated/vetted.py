@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
 from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Bulyan, FedAvg, Krum, MultiKrum, Strategy
+from flwr.serverapp.strategy import (
+    Bulyan,
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAvg,
+    FedXgbBagging,
+    FedXgbCyclic,
+    Krum,
+    MultiKrum,
+    Strategy,
+)
 
 from common.errors import ConfigurationError, WeightsError
 from common.weights import Weights, layout_of
 from owner.federated.logs import log
 from owner.federated.memory import memory
 from owner.federated.records import ClientRecord, RoundRecord
-from owner.federated.replies import MOST_SAMPLES, Reply, for_inner, merged, read_replies, to_arrays, to_weights
+from owner.federated.replies import (
+    MOST_SAMPLES,
+    NO_REPLY,
+    Reply,
+    first_line,
+    for_inner,
+    merged,
+    read_replies,
+    to_arrays,
+    to_weights,
+)
+
+_PRIVATE = (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+)
+_TREES = (FedXgbBagging, FedXgbCyclic)
 
 
 @dataclass(frozen=True)
@@ -37,12 +67,13 @@ class VettedStrategy(Strategy):
     """Admission, and an order of replies that no network decides; whoever is admitted is merged by the inner strategy.
 
     It drops replies that hold no usable weights (another layout, numbers that are not finite, a weight that is none), keeps the
-    old global model where nobody is left, keeps integer tensors integers, and refuses to wait for nodes for ever.
-    Subclasses judge the admitted replies.
+    old global model where nobody is left or the inner strategy raises, keeps integer tensors integers, and refuses to wait for
+    nodes for ever. Subclasses judge the admitted replies.
 
     inner: the strategy that merges; FedAvg where not given. wait_seconds: how long nodes may take to connect.
     most_samples: that a reply may declare. It is the reply's weight in the mean, and nothing proves it: name the most that a client can have.
     records: one a round, see `RoundRecord`.
+    Raises ConfigurationError for an inner strategy that cannot be wrapped, see `check_inner`.
     """
 
     name: ClassVar[str] = "admission"
@@ -53,9 +84,11 @@ class VettedStrategy(Strategy):
         if not 0 < most_samples <= MOST_SAMPLES:
             raise ConfigurationError(f"most_samples must be above 0 and at most {MOST_SAMPLES}, not {most_samples}")
         self.inner = inner or FedAvg()
+        check_inner(self.inner)
         self.wait_seconds, self.most_samples = wait_seconds, most_samples
         self.records: list[RoundRecord] = []
         self._base: Weights = {}
+        self._asked: list[int] = []
         self._guard_seconds = 0.0
 
     def begin(self, number: int, base: Weights) -> None:
@@ -91,7 +124,9 @@ class VettedStrategy(Strategy):
         self._guard_seconds = memory().clock() - started
         need = max(needed_replies(self.inner), _attribute(self.inner, "min_train_nodes"))
         self._await_nodes(grid, need)
-        return self.inner.configure_train(server_round, arrays, config, grid)
+        messages = list(self.inner.configure_train(server_round, arrays, config, grid))
+        self._asked = sorted(message.metadata.dst_node_id for message in messages)
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -99,7 +134,7 @@ class VettedStrategy(Strategy):
         """The merged weights of the replies that are kept; the old global model where none is."""
         clock, before = memory().clock(), self._guard_seconds
         weighted_by = getattr(_innermost(self.inner), "weighted_by_key", "num-examples")
-        found = read_replies(replies, layout_of(self._base), weighted_by, self.most_samples)
+        found = read_replies(replies, layout_of(self._base), weighted_by, self.most_samples, asked=self._asked)
         admitted = [reply for reply in found if reply.weights is not None]
         judgement = self.judge(server_round, [reply.weights or {} for reply in admitted]) if admitted else Judgement([])
         kept = [reply for reply, reason in zip(admitted, judgement.reasons, strict=True) if not reason]
@@ -141,7 +176,12 @@ class VettedStrategy(Strategy):
         """Arrays, metrics, and why the old model was kept, "" where it was not."""
         if not messages:
             return to_arrays(self._base), None, "nobody was left"
-        arrays, metrics = self.inner.aggregate_train(number, messages)
+        try:
+            arrays, metrics = self.inner.aggregate_train(number, messages)
+        except Exception as error:  # noqa: BLE001 - whatever a strategy raises costs its round, and not the federation
+            failed = f"{type(self.inner).__name__} failed: {type(error).__name__}: {first_line(str(error))}"
+            log(ERROR, "%s: in round %d %s", type(self).__name__, number, failed, exc_info=True)
+            return to_arrays(self._base), None, failed
         if arrays is None:
             return to_arrays(self._base), metrics, f"{type(self.inner).__name__} merged nothing"
         try:
@@ -162,14 +202,48 @@ class VettedStrategy(Strategy):
             time.sleep(0.1)
 
     def _tell(self, record: RoundRecord) -> None:
-        kept = record.with_outcome("kept")
-        log(INFO, "%s: kept %d of %d replies", type(self).__name__, len(kept), len(record.clients))
+        kept, silent = record.with_outcome("kept"), sum(client.reason == NO_REPLY for client in record.clients)
+        more = f", and {silent} clients sent none" if silent else ""
+        came = len(record.clients) - silent
+        log(INFO, "%s: kept %d of %d replies%s", type(self).__name__, len(kept), came, more)
         for client in record.clients:
             if client.outcome != "kept":
                 score = "" if client.score is None else f" (score {client.score:.4g})"
                 log(INFO, "\t> %s %s%s: %s", client.outcome, client.label, score, client.reason)
+        for partition, nodes in record.claimed_twice.items():
+            claimants = ", ".join(map(str, nodes))
+            log(WARNING, "%s: partition %d is claimed by nodes %s", type(self).__name__, partition, claimants)
         if record.note:
             log(WARNING, "%s: keeping the old global model: %s", type(self).__name__, record.note)
+
+
+def check_inner(inner: Strategy) -> None:
+    """Raises ConfigurationError for a strategy that must not merge what another one has vetted.
+
+    Differential privacy: the noise is of a size for `num_sampled_clients` replies, and fewer are merged; and whom a look at the replies
+    dropped tells of their data without any noise. Trees (XGBoost): arrays grow from round to round, and admission wants one layout.
+    A `start` of its own: Flower calls that of the outermost strategy alone.
+    """
+    for strategy in _within(inner):
+        name = type(strategy).__name__
+        if isinstance(strategy, _PRIVATE):
+            raise ConfigurationError(
+                f"{name} promises a privacy that dropping replies takes away: its noise is of a size for all sampled clients, and who is "
+                "dropped follows from replies without noise",
+                hint="let each client add noise of its own, with ClientApp(mods=[LocalDpMod(...)]): whatever is done with its reply is then "
+                f"private too; wrapping a Portier strategy in {name} does not mend it either",
+            )
+        if isinstance(strategy, _TREES):
+            raise ConfigurationError(
+                f"{name} merges trees, whose arrays are of another shape in every reply, and Portier judges weights of one layout",
+                hint="use it without a Portier strategy",
+            )
+    if getattr(inner.start, "__func__", None) is not Strategy.start:
+        raise ConfigurationError(
+            f"{type(inner).__name__} has a start(...) of its own, which would never be called: Flower calls that of the strategy around it",
+            hint="do what it does after each round in evaluate_fn, which is given every new global model, or give that start(...) to a "
+            "subclass of the Portier strategy",
+        )
 
 
 def needed_replies(inner: Strategy) -> int:
@@ -182,12 +256,17 @@ def needed_replies(inner: Strategy) -> int:
     return 1
 
 
-def _innermost(strategy: Strategy) -> Strategy:
-    """The one that merges: Flower's differential privacy wraps a `strategy`, Portier's an `inner`."""
+def _within(strategy: Strategy) -> Iterator[Strategy]:
+    """It, and those that it wraps, as Flower's own wrappers do in `strategy` and Portier's in `inner`; the last one merges."""
+    yield strategy
     for name in ("strategy", "inner"):
         if isinstance(wrapped := getattr(strategy, name, None), Strategy):
-            return _innermost(wrapped)
-    return strategy
+            yield from _within(wrapped)
+            return
+
+
+def _innermost(strategy: Strategy) -> Strategy:
+    return list(_within(strategy))[-1]
 
 
 def _why(inner: Strategy) -> str:

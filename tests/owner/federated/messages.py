@@ -9,6 +9,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from torch import Tensor
 
 from owner.federated.inline import InlineGrid
+from owner.federated.records import ClientRecord, RoundRecord
+from owner.federated.replies import NO_REPLY
 
 
 class Round:
@@ -49,9 +51,14 @@ def model(*values: float, steps: int | None = None) -> dict[str, Tensor]:
     return weights if steps is None else {**weights, "n": torch.tensor(steps)}
 
 
-def outcomes(record: object) -> list[str]:
-    return [client.outcome for client in record.clients]  # type: ignore[attr-defined]
+def answered(record: RoundRecord) -> list[ClientRecord]:
+    """Without those who were asked, and whom a test lets say nothing."""
+    return [client for client in record.clients if client.reason != NO_REPLY]
 
 
-def partitions(record: object) -> Sequence[int | None]:
-    return [client.partition for client in record.clients]  # type: ignore[attr-defined]
+def outcomes(record: RoundRecord) -> list[str]:
+    return [client.outcome for client in answered(record)]
+
+
+def partitions(record: RoundRecord) -> Sequence[int | None]:
+    return [client.partition for client in answered(record)]

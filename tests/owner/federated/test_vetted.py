@@ -9,23 +9,30 @@ import random
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp.strategy import (
     Bulyan,
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
     DifferentialPrivacyServerSideFixedClipping,
     FedAvg,
     FedMedian,
     FedTrimmedAvg,
+    FedXgbBagging,
     Krum,
     MultiKrum,
     Strategy,
 )
 
 from common.errors import ConfigurationError
-from owner.federated.replies import to_weights
+from owner.federated.inline import InlineGrid
+from owner.federated.replies import NO_REPLY, to_weights
 from owner.federated.results import detection
 from owner.federated.strategies import RobustStrategy
 from owner.federated.vetted import VettedStrategy
-from tests.owner.federated.messages import Round, model, outcomes, partitions
+from tests.owner.federated.messages import Round, answered, model, outcomes, partitions
 
 BASE = model(0.0, 0.0)
 
@@ -70,7 +77,7 @@ def test_where_nobody_is_left_the_old_model_stays(replies: str) -> None:
 def test_a_failed_client_is_recorded_with_its_reason() -> None:
     strategy, messages = begun()
     merged(strategy, [messages.failure("the disk is full"), messages.reply(model(1.0, 1.0), 1)])
-    failed = strategy.records[0].with_outcome("failed")
+    failed = [client for client in answered(strategy.records[0]) if client.outcome == "failed"]
     assert [client.reason for client in failed] == ["the client failed: the disk is full"]
 
 
@@ -174,6 +181,47 @@ def test_krum_says_whom_it_leaves_out_and_by_what_score() -> None:
     assert max(record.clients, key=lambda client: client.score or 0).partition == 2
 
 
+def test_a_client_that_was_asked_and_never_answered_is_recorded_by_its_node() -> None:
+    strategy, messages = RobustStrategy(FedAvg()), Round(nodes=3)
+    messages.send(strategy, BASE)
+    merged(strategy, [messages.reply(model(1.0, 0.0), 2)])
+    record = strategy.records[0]
+    assert [(c.node, c.outcome, c.partition) for c in record.clients] == [
+        (1002, "kept", 2),
+        (1000, "failed", None),
+        (1001, "failed", None),
+    ]
+    assert {client.reason for client in record.with_outcome("failed")} == {NO_REPLY}
+
+
+def test_a_partition_that_two_clients_claim_is_flagged(caplog: pytest.LogCaptureFixture) -> None:
+    strategy, messages = begun()
+    replies = [messages.reply(model(1.0, 0.0), partition, node=node) for partition, node in ((3, 7), (1, 8), (3, 9))]
+    with caplog.at_level(logging.INFO, "flwr"), _propagating():
+        merged(strategy, replies)
+    record = strategy.records[0]
+    assert {partition: sorted(nodes) for partition, nodes in record.claimed_twice.items()} == {3: [7, 9]}
+    assert record.to_json()["claimed_twice"] == [3]
+    assert "partition 3 is claimed by nodes" in caplog.text
+
+
+def test_an_inner_strategy_that_raises_costs_its_round_and_not_the_federation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    strategy, messages = begun(_Raising(), base=model(1.5, 2.5))
+    with caplog.at_level(logging.INFO, "flwr"), _propagating():
+        assert merged(strategy, [messages.reply(model(1.0, 0.0), 0)])["w"].tolist() == [[1.5, 2.5]]
+    assert strategy.records[0].kept_model
+    assert strategy.records[0].note == "_Raising failed: ZeroDivisionError: division by zero"
+    (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert logged.exc_info is not None
+
+
+class _Raising(FedAvg):
+    def aggregate_train(self, server_round, replies):  # type: ignore[no-untyped-def]
+        raise ZeroDivisionError("division by zero")
+
+
 def test_a_merge_that_comes_out_broken_keeps_the_old_model() -> None:
     strategy, messages = begun(_Dividing())
     assert merged(strategy, [messages.reply(model(1.0, 0.0), 0)])["w"].tolist() == [[0.0, 0.0]]
@@ -213,7 +261,8 @@ def test_the_log_says_who_was_dropped_and_why(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.INFO, "flwr"), _propagating():
         merged(strategy, [messages.reply(model(math.nan, 0.0), 4), messages.reply(model(1.0, 0.0), 5)])
     assert "kept 1 of 2 replies" in caplog.text
-    assert "dropped partition 4: NON_FINITE" in caplog.text
+    assert "dropped partition 4 (node 1004): NON_FINITE" in caplog.text
+    assert "8 clients sent none" in caplog.text
 
 
 class _propagating:
@@ -275,15 +324,73 @@ def test_what_aggregates_metrics_finds_records_as_clients_call_them() -> None:
     assert sorted(seen) == [(0.0, "nats", ["unit"]), (1.0, "nats", ["unit"]), (2.0, "nats", ["unit"])]
 
 
-def test_a_strategy_inside_differential_privacy_is_asked_for_its_weights_and_minima() -> None:
-    inner = FedAvg(weighted_by_key="n", min_train_nodes=3)
-    private = DifferentialPrivacyServerSideFixedClipping(inner, 0.0, 1e6, 3)
-    strategy, messages = begun(private)
+class _Noting(FedAvg):
+    """A wrapper of somebody's own, that keeps what it wraps as Flower's do."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        super().__init__()
+        self.strategy = strategy
+
+    def aggregate_train(self, server_round, replies):  # type: ignore[no-untyped-def]
+        return self.strategy.aggregate_train(server_round, replies)
+
+
+def test_a_strategy_inside_another_is_asked_for_its_weights_and_minima() -> None:
+    wrapped = _Noting(FedAvg(weighted_by_key="n", min_train_nodes=3))
+    strategy, messages = begun(wrapped)
     replies = [messages.reply(model(1.0 + i, 0.0), i, metrics={"n": 1.0 + i}) for i in range(3)]
     merged(strategy, replies)
     assert outcomes(strategy.records[0]) == ["kept"] * 3
     with pytest.raises(ConfigurationError, match="at least 3 nodes"):
-        Round(nodes=2).send(VettedStrategy(private, wait_seconds=0), model(0.0, 0.0))
+        Round(nodes=2).send(VettedStrategy(wrapped, wait_seconds=0), model(0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    "private",
+    [
+        DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 3),
+        DifferentialPrivacyClientSideFixedClipping(FedAvg(), 1.0, 1.0, 3),
+        DifferentialPrivacyServerSideAdaptiveClipping(FedAvg(), 0.1, 3),
+        DifferentialPrivacyClientSideAdaptiveClipping(FedAvg(), 0.1, 3),
+        _Noting(DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 3)),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_privacy_whose_noise_counts_on_every_reply_is_refused(private: Strategy) -> None:
+    with pytest.raises(ConfigurationError, match="a privacy that dropping replies takes away") as caught:
+        RobustStrategy(private)
+    assert "LocalDpMod" in caught.value.hint
+
+
+def test_clients_that_add_noise_of_their_own_are_served() -> None:
+    """The way out that the refusal names."""
+    app = ClientApp(mods=[LocalDpMod(clipping_norm=1.0, sensitivity=0.1, epsilon=10.0, delta=1e-5)])
+
+    @app.train()
+    def train(message, context):  # type: ignore[no-untyped-def]
+        moved = {**to_weights(message.content["arrays"]), **model(1.0, 1.0)}
+        content = RecordDict({"arrays": ArrayRecord(moved), "metrics": MetricRecord({"num-examples": 3})})
+        return Message(content, reply_to=message)
+
+    strategy = RobustStrategy(FedAvg(fraction_evaluate=1e-9, min_evaluate_nodes=1))
+    strategy.start(grid=InlineGrid(app, 3), initial_arrays=ArrayRecord(model(0.0, 0.0, steps=3)), num_rounds=1)
+    assert outcomes(strategy.records[0]) == ["kept"] * 3
+
+
+def test_trees_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="of another shape in every reply"):
+        RobustStrategy(FedXgbBagging())
+
+
+class _Saving(FedAvg):
+    def start(self, *arguments, **options):  # type: ignore[no-untyped-def]
+        return super().start(*arguments, **options)
+
+
+def test_a_start_that_would_never_be_called_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"_Saving has a start\(...\) of its own") as caught:
+        RobustStrategy(_Saving())
+    assert "evaluate_fn" in caught.value.hint
 
 
 def test_where_the_inner_strategy_merges_nothing_nobody_was_judged() -> None:

@@ -29,6 +29,9 @@ STRATEGIES: Final = (
 
 ENGINES: Final = ("ray", "inline")
 
+OWN_CLIENTS: Final = "contributor.federated"
+"""Portier's own ClientApp, whose answers follow from the message and from `client_key` alone."""
+
 Setting = Literal["federated", "incremental"]
 """federated: rounds, in which clients are judged beside each other. incremental: one submission at a time against one release."""
 
@@ -93,7 +96,7 @@ class FederationConfig(FederatedTask):
     client_cpus: float = 1.0
     ray_address: str = ""
     timeout: float = 3600.0
-    client_app: str = "contributor.federated"
+    client_app: str = OWN_CLIENTS
 
     def __post_init__(self) -> None:
         super().__post_init__()

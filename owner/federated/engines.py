@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import PortierError
-from owner.federated.config import FederationConfig
+from owner.federated.config import OWN_CLIENTS, FederationConfig
 from owner.federated.inline import InlineGrid
 
 Result = TypeVar("Result")
@@ -34,8 +34,10 @@ def run_inline(
     config: FederationConfig, client_app: ClientApp, make: Callable[[], OwnersSide[Result]], *, quiet: bool
 ) -> Result:
     """make: fits the owner's side."""
+    # Of a client app of somebody's own nobody knows what else its answers follow from: every one is asked for.
+    follows_from = config.client_key if config.client_app == OWN_CLIENTS else None
     with _log_level(quiet), _little_garbage():
-        return make().run(InlineGrid(client_app, config.clients, follows_from=config.client_key))
+        return make().run(InlineGrid(client_app, config.clients, follows_from=follows_from))
 
 
 def run_on_ray(

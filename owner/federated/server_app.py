@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from logging import INFO
+from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -15,12 +17,16 @@ from common.evaluation import evaluate
 from common.weights import Weights, weights_of
 from owner.federated.choosing import choose_strategy
 from owner.federated.config import FederationConfig
+from owner.federated.logs import log
 from owner.federated.memory import digest_of, memory
 from owner.federated.replies import to_arrays, to_weights
 from owner.federated.results import FederationResult, RoundResult
 from owner.federated.running import load_clients
 from owner.federated.shared_work import initial_model
 from owner.federated.vetted import VettedStrategy
+
+if TYPE_CHECKING:
+    from owner.federated.incremental_results import IncrementalResult
 
 SUCCESS_KEY = "attack-success"
 
@@ -29,15 +35,37 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """`[tool.flwr.app.config]` is a FederationConfig, its names with dashes. Raises what `run_federation` does, before a client is asked."""
+    """`[tool.flwr.app.config]` is a FederationConfig, its names with dashes. What it came to goes to Flower's log.
+
+    Raises what `run_federation` does, before a client is asked.
+    """
     config = FederationConfig.from_flat(context.run_config)
     load_clients(config.client_app).check(config)
     if config.setting == "incremental":
         from owner.federated.incremental import Incremental  # noqa: PLC0415 - which builds on this module
 
-        Incremental(config, progress=False).run(grid)
+        submissions = Incremental(config, progress=False).run(grid)
+        for row in submissions.table():  # of rounds, the strategy has told already
+            log(INFO, "\t> %s", _told(row))
+        _tell(submissions)
         return
-    serve(grid, config)
+    _tell(serve(grid, config))
+
+
+def _tell(result: FederationResult | IncrementalResult) -> None:
+    log(INFO, "Dropping: %s", _told(result.detection.to_json()))
+    log(INFO, "Result: %s", _told(result.summary()))
+
+
+def _told(values: Mapping[str, object]) -> str:
+    """
+    >>> _told({"outcome": "kept", "reason": "", "p_value": 0.123456})
+    'outcome kept, p_value 0.1235'
+    """
+    known = {name: value for name, value in values.items() if value not in (None, "")}
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in known.items()
+    )
 
 
 def serve(grid: Grid, config: FederationConfig, *, progress: bool | None = False) -> FederationResult:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from flwr.app import Context, Message, RecordDict, UserConfig
 
 from common.devices import choose_compute
 from common.errors import ConfigurationError, GuardError, UnknownNameError, VacuousGateError
 from common.weights import Weights
+from contributor.federated import client_app
 from owner.federated import FederationConfig, run_federation
 from owner.federated.alone import AgainstReferences, honest_references
 from owner.federated.choosing import guard_options
 from owner.federated.config import UnservedError
+from owner.federated.incremental import Incremental
 from owner.federated.incremental_results import IncrementalResult
+from owner.federated.inline import InlineGrid
+from owner.federated.replies import NO_REPLY
 from owner.federated.running import run_submissions
+from owner.federated.server_app import app
 from owner.federated.shared_work import initial_model
 from owner.federated.thresholds import Cut, round_mean
 from owner.gatekeeper.references import FIRST_FITTING
@@ -98,6 +105,41 @@ def test_the_success_of_a_backdoor_is_that_of_the_release_which_comes_of_it() ->
     assert result.summary()["attack_success"] == pytest.approx(
         sum(one.result.attack_success or 0 for one in attacked) / 3
     )
+
+
+def test_flowers_server_app_logs_every_submission_and_what_they_come_to(
+    judged: IncrementalResult, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `flwr run` starts it, which returns nothing."""
+    config = configured(strategy="spectral-vae")
+    flat = {name: value for name, value in config.to_flat().items() if name not in ("engine", "client-app")}
+    grid, told = InlineGrid(client_app(config.task()), config.clients), UserConfig(flat)
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    with caplog.at_level(logging.INFO, "flwr"):
+        app(grid=grid, context=Context(1, 1, UserConfig(), RecordDict(), told))
+    lines = [line for line in caplog.messages if "p_value" in line]
+    assert [
+        f"partition {row['partition']}, outcome {row['outcome']}" in line
+        for row, line in zip(judged.table(), lines, strict=True)
+    ] == [True] * 6
+    assert f"recall {judged.detection.recall:.4g}" in caplog.text
+    assert f"accuracy {judged.summary()['accuracy']:.4g}" in caplog.messages[-1]
+
+
+class _Losing(InlineGrid):
+    """The answer of partition 2 never comes."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        replies = super().send_and_receive(messages, timeout=timeout)
+        return [reply for reply in replies if reply.metadata.src_node_id != 1002]
+
+
+def test_who_was_asked_and_never_submitted_is_listed() -> None:
+    config = configured(strategy="fedavg")
+    result = Incremental(config, progress=False).run(_Losing(client_app(config.task()), config.clients))
+    last = result.submissions[-1].record.clients[0]
+    assert (last.node, last.outcome, last.reason) == (1002, "failed", NO_REPLY)
+    assert len(result.submissions) == 6
 
 
 class _Echo:

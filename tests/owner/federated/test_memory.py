@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import Any
 
 import pytest
+from flwr.clientapp import ClientApp
 
+from common.federation import FederatedTask
 from contributor import federated as clients
 from owner.federated.compare import ordered, run_cell
 from owner.federated.grids import Cell, cells
@@ -93,6 +97,30 @@ def test_clients_train_once_for_all_strategies_and_honest_ones_once_for_all_atta
         figures(grid("fedavg", "fedmedian", "krum:assumed-malicious=1", rounds=[1]))
     # Three of five are honest; two attack in each of two ways.
     assert (trained.count("None"), len(trained)) == (3, 7)
+
+
+def test_a_client_app_of_somebodys_own_is_asked_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may keep a state that no key holds."""
+    asked: list[object] = []
+
+    def client_app(task: FederatedTask) -> ClientApp:
+        honest, bound = clients.client_app(task), ClientApp()
+
+        @bound.train()
+        def train(message, context):  # type: ignore[no-untyped-def]
+            asked.append(context.node_config["partition-id"])
+            return honest(message, context)
+
+        return bound
+
+    module = types.ModuleType("counting_clients")
+    module.check = lambda task: None  # type: ignore[attr-defined]
+    module.client_app = client_app  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "counting_clients", module)
+    todo = grid("fedavg", "fedmedian", rounds=[1], **{"client-app": ["counting_clients"]})
+    with remembering():
+        figures(todo)
+    assert len(asked) == 5 * len(todo)
 
 
 def test_what_is_recalled_counts_the_seconds_it_took() -> None:

@@ -12,7 +12,6 @@ from torch import nn
 
 from common.devices import Compute
 from common.examples import Examples
-from common.partitions import Dirichlet, Iid
 from common.randomness import generator
 from common.splits import OwnerShares
 from common.weights import Weights
@@ -21,13 +20,14 @@ from owner.federated.config import FederationConfig
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.gated import GatedStrategy, Refresh
 from owner.federated.guard_fitting import GuardFitter
+from owner.federated.honest_clients import honest_clients
 from owner.federated.memory import digest_of, memory, size_of
 from owner.federated.pretraining import HonestRounds
 from owner.federated.shared_work import fitted_detector, new_detector
 from owner.federated.spectral import SpectralDetector, SpectralOptions
 from owner.federated.strategies import FedCLEAN, FedCVAE, RobustStrategy, SpectralVAE
 from owner.federated.vetted import VettedStrategy
-from owner.gatekeeper import Gatekeeper, GuardOptions, HonestPopulation, Triggers, UtilityLimits
+from owner.gatekeeper import Gatekeeper, GuardOptions, Triggers, UtilityLimits
 
 
 def choose_strategy(
@@ -118,7 +118,7 @@ def _remembered(config: FederationConfig, fitter: GuardFitter) -> Callable[[Weig
 
 
 def guard_options(config: FederationConfig, *, pool: int) -> GuardOptions:
-    """pool: images at hand for references. Raises UnknownNameError for a detector of the guard that does not exist."""
+    """Its references are drawn from the population that VAE and CVAE learn from, too. pool: images at hand for them. Raises UnknownNameError for a detector of the guard that does not exist."""
     level = config.reject_level
     return GuardOptions(
         detectors=tuple(name.strip() for name in config.guard_detectors.split(",") if name.strip()),
@@ -126,34 +126,13 @@ def guard_options(config: FederationConfig, *, pool: int) -> GuardOptions:
         reject_level=level,
         quarantine_level=level,
         seed=config.seed,
-        population=population(config, pool=pool),
+        population=honest_clients(config, pool=pool),
     )
 
 
 def client_utility(config: FederationConfig) -> UtilityLimits:
     """Recall of single classes is not asked of a client: with few classes it forgets the others, and the mean does not."""
     return UtilityLimits(accuracy_drop=config.utility_drop, recall_drop=1.0)
-
-
-def population(config: FederationConfig, *, pool: int) -> HonestPopulation:
-    """How honest clients of this federation differ: by their shares alone, for the server tells them all how to train.
-
-    pool: images at hand for references; a share cannot be larger.
-    """
-    share, unclaimed = config.share_of(0), config.shares().unclaimed
-    sizes = [len(part) for part in share.divide(unclaimed.labels, unclaimed.clients)]
-    return HonestPopulation(
-        sizes=(min([*sizes, pool]), min(max(sizes), pool)),
-        learning_rate=(1.0, 1.0),
-        epochs=(1.0, 1.0),
-        iid=1.0 if isinstance(share, Iid) else 0.0,
-        alpha=(share.alpha, share.alpha) if isinstance(share, Dirichlet) else (0.1, 0.5),
-        other_optimiser=0.0,
-        other_augmentation=0.0,
-        noisy=0.0,
-        other_images=0.0,
-        frozen=0.0,
-    )
 
 
 def _mixed(examples: Examples, seed: int) -> Examples:

@@ -154,8 +154,15 @@ class FederationConfig(FederatedTask):
 
     @property
     def owner_key(self) -> FederationConfig:
-        """What the owner's side follows from, beside what clients send: all but who attacks and how."""
-        told = {"attackers": 0, "attack": "", "assumed_malicious": -1, "timeout": 1.0, "ray_address": ""}
+        """What the owner's side follows from, beside what clients send: all but who attacks and how, and how clients' data differ."""
+        told = {
+            "attackers": 0,
+            "attack": "",
+            "partition": "iid",
+            "assumed_malicious": -1,
+            "timeout": 1.0,
+            "ray_address": "",
+        }
         return dataclasses.replace(self, **told)  # type: ignore[arg-type]
 
     @property

@@ -1,13 +1,12 @@
 """Honest updates made on public data: what VAE and CVAE learn before the federation begins.
 
-The owner plays the federation by itself: shares of its public data are contributors, all honest, and the mean of a round's
-updates is the base of the next.
+The owner plays the federation by itself: shares of its public data are contributors, all honest, drawn as the gate's references are,
+and the mean of a round's updates is the base of the next.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +17,11 @@ from common.devices import Compute
 from common.errors import GuardError
 from common.examples import Examples
 from common.progress import progress_bar
-from common.randomness import derived_seed, generator
 from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, weights_of
+from owner.gatekeeper.references import FIRST_FITTING, plan_reference
+from owner.population import HonestPopulation
 
 
 @dataclass(frozen=True)
@@ -45,49 +45,51 @@ def honest_rounds(
     contributors: int,
     seed: int,
     compute: Compute,
-    share: float = 0.5,
+    population: HonestPopulation,
     progress: bool | None = None,
 ) -> HonestRounds:
     """Rounds of honest training on public data, from the weights that `model` has; `model` is left as it is.
 
-    options: what contributors are asked to do in a round. share: of the public data that one contributor has, at random;
-        shares overlap, for public data are few.
+    options: what contributors are asked to do in a round. population: how they differ; their shares overlap, for public data are few.
     progress: show a bar; None shows it on a terminal.
 
     Raises GuardError for no rounds, fewer than two contributors or too few examples; ModelError where training diverges.
     """
     if rounds < 1 or contributors < 2:
         raise GuardError(f"honest rounds need at least 1 round of 2 contributors, not {rounds} of {contributors}")
-    size = round(share * len(public))
-    if not 0 < size <= len(public):
-        raise GuardError(f"a share of {share:g} of {len(public)} public examples is nobody's data")
+    if not len(public):
+        raise GuardError("there are no public examples to make honest updates of")
     base = weights_of(model)
     found: list[tuple[Weights, ...]] = []
     with progress_bar("honest updates on public data", rounds * contributors, shown=progress) as advance:
         for number in range(1, rounds + 1):
             updates: list[Weights] = []
+            samples: list[int] = []
             for contributor in range(contributors):
-                purpose = f"honest round {number} contributor {contributor}"
-                chosen = torch.randperm(len(public), generator=generator(seed, purpose))[:size]
+                # Other ones than those that calibrate.
+                k = FIRST_FITTING + (number - 1) * contributors + contributor
+                plan = plan_reference(k, pool=public, recommended=options, population=population, seed=seed)
                 worker = copy.deepcopy(model)
                 worker.load_state_dict(base)
-                mine = dataclasses.replace(options, seed=derived_seed(seed, purpose))
-                train(worker, public.take(chosen), mine, compute=compute, progress=False)
+                train(worker, plan.examples(public), plan.options, compute=compute, progress=False)
                 updates.append(weights_of(worker))
+                samples.append(len(plan.indices))
                 advance(1, f"round {number} of {rounds}")
             found.append(tuple(updates))
-            base = mean_of(updates)
+            base = mean_of(updates, samples)
     return HonestRounds(tuple(found))
 
 
-def mean_of(models: Sequence[Mapping[str, Tensor]]) -> Weights:
-    """The mean of floating tensors; other tensors are the first model's, for a mean of counters means nothing.
+def mean_of(models: Sequence[Mapping[str, Tensor]], samples: Sequence[int]) -> Weights:
+    """The mean of floating tensors, weighted by `samples` as FedAvg does; other tensors are the first model's, for a mean of counters means
+    nothing.
 
-    >>> mean_of([{"w": torch.tensor([1.0]), "n": torch.tensor(3)}, {"w": torch.tensor([2.0]), "n": torch.tensor(9)}])
-    {'w': tensor([1.5000]), 'n': tensor(3)}
+    >>> mean_of([{"w": torch.tensor([1.0]), "n": torch.tensor(3)}, {"w": torch.tensor([2.0]), "n": torch.tensor(9)}], [30, 10])
+    {'w': tensor([1.2500]), 'n': tensor(3)}
     """
+    share = torch.tensor(samples, dtype=torch.float64) / sum(samples)
     return {
-        name: torch.stack([m[name].double() for m in models]).mean(0).to(tensor.dtype)
+        name: torch.tensordot(share, torch.stack([m[name].double() for m in models]), dims=1).to(tensor.dtype)
         if tensor.is_floating_point()
         else tensor.clone()
         for name, tensor in models[0].items()

@@ -21,8 +21,10 @@ from common.training import train
 from common.weights import Weights, weights_of
 from owner.federated.config import FederationConfig
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
+from owner.federated.honest_clients import honest_clients
 from owner.federated.pretraining import HonestRounds, honest_rounds
 from owner.federated.spectral import SpectralDetector, SpectralOptions
+from owner.population import HonestPopulation
 
 
 def initial_model(config: FederationConfig, *, compute: Compute, progress: bool | None = None) -> nn.Module:
@@ -48,6 +50,7 @@ class _Rounds:
     release_epochs: int
     rounds: int
     contributors: int
+    population: HonestPopulation
     progress: bool | None
 
 
@@ -57,6 +60,7 @@ def _honest_of(config: FederationConfig, progress: bool | None) -> _Rounds:
         config.release_epochs,
         config.pretraining_rounds or config.rounds,
         config.pretraining_contributors,
+        honest_clients(config, pool=len(config.shares().references)),
         progress,
     )
 
@@ -101,6 +105,7 @@ def _honest(how: _Rounds) -> HonestRounds:
         contributors=how.contributors,
         seed=task.seed,
         compute=choose_compute(task.device, task.precision),
+        population=how.population,
         progress=how.progress,
     )
 

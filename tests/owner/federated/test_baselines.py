@@ -20,6 +20,7 @@ from common.models import build
 from owner.federated import FederationConfig, FederationResult, run_federation
 from owner.federated.clean import CleanDetector, CleanOptions
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
+from owner.federated.honest_clients import honest_clients
 from owner.federated.pretraining import HonestRounds, honest_rounds
 from owner.federated.replies import to_weights
 from owner.federated.spectral import SpectralDetector, SpectralOptions
@@ -119,15 +120,16 @@ def test_where_attackers_are_dropped_the_model_learns_as_if_there_were_none() ->
 @pytest.fixture(scope="module")
 def honest() -> HonestRounds:
     config = FederationConfig.from_flat({**DIGITS, "model": "logistic"})
-    model = build(config.spec(), seed=0)
+    model, public = build(config.spec(), seed=0), config.shares().references
     return honest_rounds(
         model,
-        config.shares().references,
+        public,
         config.training(0, 0),
         rounds=2,
         contributors=4,
         seed=0,
         compute=choose_compute("cpu", "float32"),
+        population=honest_clients(config, pool=len(public)),
         progress=False,
     )
 

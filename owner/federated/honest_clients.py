@@ -1,0 +1,38 @@
+"""What the owner assumes of honest clients: the one population that everything is drawn from which learns from, or is compared with,
+honest updates that the owner makes itself.
+
+Nobody may look at what clients hold to set a detector up: that is what they federate to keep to themselves. Known are how many they
+are and how many examples they have together, which both are announced, and how they are asked to train.
+"""
+
+from __future__ import annotations
+
+from owner.federated.config import FederationConfig
+from owner.population import HonestPopulation
+
+SPREAD = 2.0
+"""By how much a client's share is assumed to be larger or smaller than an equal one, at most."""
+
+
+def honest_clients(config: FederationConfig, *, pool: int) -> HonestPopulation:
+    """Shares of half to twice an equal one; class mixes as Portier assumes them of contributors of whom it knows nothing.
+
+    pool: images at hand to play them with; a share cannot be larger.
+    """
+    equal = len(config.shares().unclaimed) / config.clients
+    smallest, largest = (min(max(round(size), 1), pool) for size in (equal / SPREAD, equal * SPREAD))
+    return as_told((smallest, largest))
+
+
+def as_told(sizes: tuple[int, int] | None = None) -> HonestPopulation:
+    """They differ by their data alone, for the server tells them all how to train. sizes: of `HonestPopulation`."""
+    return HonestPopulation(
+        sizes=sizes,
+        learning_rate=(1.0, 1.0),
+        epochs=(1.0, 1.0),
+        other_optimiser=0.0,
+        other_augmentation=0.0,
+        noisy=0.0,
+        other_images=0.0,
+        frozen=0.0,
+    )

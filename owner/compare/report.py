@@ -11,7 +11,7 @@ from common.errors import StorageError
 from common.files import ensure_directory, read_bounded, write_atomically
 from owner.compare.configuration import Block, Comparison
 from owner.compare.poisoned import OnData, about_poisoned, read_poisoned
-from owner.compare.scenes import DEFAULTS, Record, scenes_of
+from owner.compare.scenes import DEFAULTS, Record, Scenes, scenes_of
 from owner.compare.tables import NO_DEFENCE, marks, reasons, table_4, table_measures, table_methods, table_scenes
 from owner.federated.compare import is_record, read_record, write_record
 
@@ -191,7 +191,7 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
     if not any(group.done for group in scenes.groups.values()):
         why = reasons(scenes)
         return [*lines, *(why or ["Nothing of it was run."]), ""]
-    lines += [*table_measures(scenes), ""]
+    lines += [*table_measures(scenes), "", _about_dropping(scenes), ""]
     if incremental:
         lines += [
             "† with the one adaptation it needs: a submission comes alone, so the owner puts K honest references of its own beside it, "
@@ -213,6 +213,15 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
     for name in figures:
         lines += [f"![{name.removesuffix('.png')}]({name})", ""]
     return lines
+
+
+def _about_dropping(scenes: Scenes) -> str:
+    common = len(scenes.common(scenes.scenes, scenes.variants))
+    return (
+        "In brackets: in how many of the line's cells a measure of dropping is defined, where not in all, and the mean is over those (no "
+        "precision where nobody was dropped; recall and F1 are 0 there). *F1 in common scenes*: over the scenes, and their seeds, that "
+        f"every line with figures has, {common} here."
+    )
 
 
 def _sizes(block: Block, records: Mapping[str, Record]) -> str:

@@ -136,16 +136,35 @@ def seed_of(record: Record) -> int:
 
 
 def over_seeds(groups: Sequence[Group], measure: str) -> list[float]:
-    """One value a seed: the mean over those groups in which it is defined. Only seeds that every group with figures has are comparable;
-    where there is none, those that most have."""
-    by_seed: dict[int, list[float | None]] = {}
-    for group in groups:
-        for record in group.done:
-            by_seed.setdefault(seed_of(record), []).append(measured(record, measure))
-    most = max((len(values) for values in by_seed.values()), default=0)
-    comparable = (values for _, values in sorted(by_seed.items()) if len(values) == most)
-    defined = ([value for value in values if value is not None] for values in comparable)
-    return [statistics.fmean(values) for values in defined if values]
+    """One value a seed, each the mean over the same groups, so that what they differ by is between seeds.
+
+    Where no seed is common to all groups with figures, or the measure is not defined in the same groups in every seed, the one mean over
+    all cells in which it is: what seeds differed by would be between scenes.
+    """
+    cells, seeds = _comparable(groups)
+    by_seed: dict[int, dict[int, float]] = {}
+    for place, record in cells:
+        if (value := measured(record, measure)) is not None:
+            by_seed.setdefault(seed_of(record), {})[place] = value
+    if by_seed.keys() == seeds and len({frozenset(values) for values in by_seed.values()}) == 1:
+        return [statistics.fmean(values.values()) for _, values in sorted(by_seed.items())]
+    every = [value for values in by_seed.values() for value in values.values()]
+    return [statistics.fmean(every)] if every else []
+
+
+def defined(groups: Sequence[Group], measure: str) -> tuple[int, int]:
+    """In how many of the cells that `over_seeds` takes its mean over the measure is defined, and how many those are."""
+    cells, _ = _comparable(groups)
+    return sum(measured(record, measure) is not None for _, record in cells), len(cells)
+
+
+def _comparable(groups: Sequence[Group]) -> tuple[list[tuple[int, Record]], frozenset[int]]:
+    """The cells of the seeds that all groups with figures have, each with its group's number, and those seeds; where they have none in
+    common, every cell, and no seed."""
+    served = [group for group in groups if group.done]
+    seeds = frozenset.intersection(*(group.seeds for group in served)) if served else frozenset()
+    cells = [(place, record) for place, group in enumerate(served) for record in group.done]
+    return [(place, record) for place, record in cells if not seeds or seed_of(record) in seeds], seeds
 
 
 def _varying(values: Sequence[Mapping[str, Any]]) -> set[str]:

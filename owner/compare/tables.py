@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from owner.compare.configuration import Comparison
 from owner.compare.poisoned import OnData
-from owner.compare.scenes import DEFAULTS, Group, Record, Scenes, over_seeds, scenes_of
+from owner.compare.scenes import DEFAULTS, Group, Record, Scenes, defined, over_seeds, scenes_of
 from owner.federated.config import DETECTORS
 
 Lines = list[str]
@@ -120,11 +120,12 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
 
 
 def table_measures(scenes: Scenes) -> Lines:
-    """One line a variant: every measure of dropping, mean over the scenes, mean and spread over seeds; beside it what no defence
-    came to in the same scenes, for not every variant serves every scene."""
+    """One line a variant: every measure of dropping, mean over the scenes, mean and spread over seeds; F1 also over the scenes that all
+    variants have, and beside accuracy what no defence came to in the same scenes, for not every variant serves every scene."""
     incremental = any(json.loads(scene)["setting"] == "incremental" for scene in scenes.scenes)
     undefended = scenes.with_strategy(NO_DEFENCE)[:1]
-    head = ["strategy", "precision", "recall", "F1", "AUROC", "accuracy %", "attack success %"]
+    common = scenes.common(scenes.scenes, scenes.variants)
+    head = ["strategy", "precision", "recall", "F1", "F1 in common scenes", "AUROC", "accuracy %", "attack success %"]
     if undefended:
         head += ["no defence: accuracy %", "attack success %"]
     if incremental:
@@ -147,7 +148,9 @@ def table_measures(scenes: Scenes) -> Lines:
         if state:
             rows.append([title, *[state] * (len(head) - 3), str(len(groups)), "0"])
             continue
-        line = [title, *(spread(over_seeds(groups, m)) for m in ("precision", "recall", "f1", "auroc"))]
+        shared = [scenes.group(scene, variant).of_seeds(seeds) for scene, seeds in common.items()]
+        line = [title, *(_of_dropping(groups, measure) for measure in ("precision", "recall", "f1"))]
+        line += [_of_dropping(shared, "f1"), _of_dropping(groups, "auroc")]
         line += [spread(over_seeds(groups, m), percent=True) for m in ("accuracy", "attack_success")]
         if undefended:
             line += _figures(same)[1:] if all(group.done for group in same) else [NOT_RUN] * 2
@@ -226,6 +229,13 @@ def _figures(groups: Sequence[Group]) -> list[str]:
         spread(over_seeds(groups, "accuracy"), percent=True),
         spread(over_seeds(groups, "attack_success"), percent=True),
     ]
+
+
+def _of_dropping(groups: Sequence[Group], measure: str) -> str:
+    """With the number of cells in which it is defined, where that is not all of them."""
+    known, cells = defined(groups, measure)
+    text = spread(over_seeds(groups, measure))
+    return text if known in (0, cells) else f"{text} ({known} of {cells})"
 
 
 def _cell(group: Group) -> str:

@@ -187,7 +187,7 @@ def write_record(directory: Path, cell: Cell, record: Mapping[str, Any]) -> None
 def summarise(records: Sequence[Mapping[str, Any]], *, over: str = "seed") -> list[dict[str, Any]]:
     """One row a cell, mean and spread (standard deviation, n - 1) over `over`: detection, accuracy, attack success, seconds a round.
 
-    A measure that no seed has is None; `n` counts the seeds that are done.
+    A measure that no seed has is None; `n` counts the seeds that are done, and `..._n` those of them that have the measure.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -208,4 +208,5 @@ def _row(values: dict[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[s
         known = [value for value in found if value is not None]
         row[name] = statistics.fmean(known) if known else None
         row[f"{name}_spread"] = statistics.stdev(known) if len(known) > 1 else None
+        row[f"{name}_n"] = len(known)
     return row

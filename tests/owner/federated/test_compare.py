@@ -83,9 +83,9 @@ def test_a_summary_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     grid = cells(SHARED, {"strategy": ["fedavg", "multikrum"], "clients": [5], "attacker-share": [0.2], "seed": [0, 1]})
     rows = summarise(run_grid(grid, tmp_path, progress=False))
     assert [(row["strategy"], row["n"]) for row in rows] == [("fedavg", 2), ("multikrum", 2)]
-    assert rows[0]["f1"] is None
+    assert (rows[0]["f1"], rows[0]["f1_n"]) == (None, 0)
     assert rows[1]["f1"] == 1.0
-    assert rows[1]["f1_spread"] == 0.0
+    assert (rows[1]["f1_spread"], rows[1]["f1_n"]) == (0.0, 2)
     assert rows[1]["seconds_per_round"] > 0
 
 

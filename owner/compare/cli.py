@@ -74,6 +74,12 @@ def compare(
             help="Run the clients of every cell on this running Ray cluster (auto, HOST:PORT, ray://HOST:PORT).",
         ),
     ] = None,
+    keep_older: Annotated[
+        bool,
+        typer.Option(
+            "--keep-older", help="Count cells as done that other code has made; without it they are run again."
+        ),
+    ] = False,
     stop_after: Annotated[
         float | None,
         typer.Option(metavar="MINUTES", min=0.0, help="Begin no further cell after so long; the same command goes on."),
@@ -101,25 +107,39 @@ def compare(
     for numbers in merge or ():
         from owner.compare.report import take_over  # noqa: PLC0415
 
-        errors.print(f"{take_over(comparison, numbers, work)} records taken over from {numbers}", soft_wrap=True)
+        taken = take_over(comparison, numbers, work, keep_older=keep_older)
+        errors.print(f"{taken} records taken over from {numbers}", soft_wrap=True)
+    if not keep_older:
+        _tell_older(comparison, work)
     if plan:
-        _plan(comparison, work, parallel or _cores(), as_json=as_json)
+        _plan(comparison, work, parallel or _cores(), as_json=as_json, keep_older=keep_older)
         return
     failed: list[Mapping[str, Any]] = []
     if stage is not Stage.REPORT:
-        failed = _run(comparison, work, parallel or _cores(), ray or "", stop_after)
+        failed = _run(comparison, work, parallel or _cores(), ray or "", stop_after, keep_older)
     if stage is not Stage.RUN:
-        _report(comparison, work, out, quiet=as_json)
+        _report(comparison, work, out, quiet=as_json, keep_older=keep_older)
     if as_json:
-        _rows(comparison, work)
+        _rows(comparison, work, keep_older)
     if failed:
         raise PortierError(
             f"{len(failed)} cells failed, the first: {failed[0]['reason']}", hint="the same command tries them again"
         )
 
 
+def _tell_older(comparison: Comparison, work: Path) -> None:
+    from owner.federated.compare import older_records  # noqa: PLC0415
+
+    if found := older_records(work, comparison.cells):
+        errors.print(
+            f"{found} records in {work} were made by other code: their cells count as not run; --keep-older counts them as done",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
 def _run(
-    comparison: Comparison, work: Path, parallel: int, ray: str, stop_after: float | None
+    comparison: Comparison, work: Path, parallel: int, ray: str, stop_after: float | None, keep_older: bool
 ) -> list[Mapping[str, Any]]:
     """The records that failed."""
     from owner.federated.compare import run_grid  # noqa: PLC0415
@@ -140,17 +160,25 @@ def _run(
             errors.print(f"{record['status']}: {about}", highlight=False, markup=False, soft_wrap=True)
 
     deadline = None if stop_after is None else time.monotonic() + 60 * stop_after
-    records = run_grid(comparison.cells, work, parallel=parallel, ray_address=ray, deadline=deadline, on_record=note)
+    records = run_grid(
+        comparison.cells,
+        work,
+        parallel=parallel,
+        ray_address=ray,
+        deadline=deadline,
+        on_record=note,
+        keep_older=keep_older,
+    )
     left = len(comparison.cells) - len(records)
     if left:
         errors.print(f"stopped, as asked: {left} cells are left; the same command goes on from here", style="yellow")
     return failed
 
 
-def _plan(comparison: Comparison, work: Path, parallel: int, *, as_json: bool) -> None:
+def _plan(comparison: Comparison, work: Path, parallel: int, *, as_json: bool, keep_older: bool) -> None:
     from owner.compare.planning import plan_of  # noqa: PLC0415
 
-    rows = plan_of(comparison, work)
+    rows = plan_of(comparison, work, keep_older=keep_older)
     if as_json:
         _print_json({"comparison": comparison.name, "seeds": comparison.seeds, "blocks": rows})
         return
@@ -174,11 +202,11 @@ def _plan(comparison: Comparison, work: Path, parallel: int, *, as_json: bool) -
         )
 
 
-def _report(comparison: Comparison, work: Path, out: Path, *, quiet: bool) -> None:
+def _report(comparison: Comparison, work: Path, out: Path, *, quiet: bool, keep_older: bool) -> None:
     from owner.compare.drawings import draw_all  # noqa: PLC0415
     from owner.compare.report import read_records, write_report  # noqa: PLC0415
 
-    records = read_records(comparison, work)
+    records = read_records(comparison, work, keep_older=keep_older)
     if not records:
         raise ConfigurationError(f"{work} holds no records of this comparison", hint="run it first, or check --work")
     figures: Mapping[str, Sequence[str]] = {}
@@ -191,11 +219,11 @@ def _report(comparison: Comparison, work: Path, out: Path, *, quiet: bool) -> No
             console.print(f"written {path}", highlight=False, soft_wrap=True)
 
 
-def _rows(comparison: Comparison, work: Path) -> None:
+def _rows(comparison: Comparison, work: Path, keep_older: bool) -> None:
     from owner.compare.report import read_records  # noqa: PLC0415
     from owner.federated.compare import summarise  # noqa: PLC0415
 
-    records = read_records(comparison, work)
+    records = read_records(comparison, work, keep_older=keep_older)
     in_order = [records[cell.name] for cell in comparison.cells if cell.name in records]
     _print_json({"comparison": comparison.name, "seeds": comparison.seeds, "rows": summarise(in_order)})
 

@@ -159,6 +159,7 @@ def parse(text: str, name: str, *, blocks: Sequence[str] = (), seeds: Sequence[i
         for title, block in zip(names, given, strict=True)
         if not blocks or title in blocks
     )
+    _check_names(made, name)
     rows = {block.row for block in made}
     missing = [_missing(one, f"{name}: missing {i}") for i, one in enumerate(data.get("missing", []), 1)]
     return Comparison(
@@ -191,6 +192,17 @@ def _block(block: Mapping[str, Any], name: str, data: Mapping[str, Any], seeds: 
         own,
         _text(block, "about", name),
     )
+
+
+def _check_names(blocks: Sequence[Block], name: str) -> None:
+    values: dict[str, Mapping[str, Any]] = {}
+    for block in blocks:
+        for cell in block.cells:
+            if values.setdefault(cell.name, cell.values) != cell.values:
+                raise ConfigurationError(
+                    f"{name}: block {block.name} has cells that differ from another block's in precision alone, and those are the same cells",
+                    hint="give all blocks one precision, or make two comparisons",
+                )
 
 
 def _missing(one: Any, where: str) -> Missing:

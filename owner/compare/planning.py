@@ -21,10 +21,11 @@ LIKE: tuple[tuple[str, ...], ...] = (
 """A cell takes about as long as the mean of those that are like it in these; the first that any has run of."""
 
 
-def plan_of(comparison: Comparison, directory: Path) -> list[dict[str, Any]]:
+def plan_of(comparison: Comparison, directory: Path, *, keep_older: bool = False) -> list[dict[str, Any]]:
     """A row a block: block, cells, done, unserved (known to be n/a), to_do, and seconds, what those take one after the other; None
-    where no cell at all has run. A cell of two blocks is counted in each. Raises StorageError for a damaged record."""
-    records = {cell.name: read_record(directory, cell) for cell in comparison.cells}
+    where no cell at all has run. A cell of two blocks is counted in each. keep_older: see `read_record`. Raises StorageError for a damaged
+    record."""
+    records = {cell.name: read_record(directory, cell, keep_older=keep_older) for cell in comparison.cells}
     times: dict[tuple[Any, ...], list[float]] = {}
     for record in records.values():
         if record is not None and record["status"] == "done":

@@ -10,10 +10,21 @@ from typing import Any
 from common.errors import StorageError
 from common.files import ensure_directory, read_bounded, write_atomically
 from owner.compare.configuration import Block, Comparison
+from owner.compare.origins import differences, notes
 from owner.compare.poisoned import OnData, about_poisoned, read_poisoned
-from owner.compare.scenes import DEFAULTS, Record, Scenes, scenes_of
-from owner.compare.tables import NO_DEFENCE, marks, reasons, table_4, table_measures, table_methods, table_scenes
-from owner.federated.compare import is_record, read_record, write_record
+from owner.compare.scenes import DEFAULTS, Group, Record, Scenes, scenes_of
+from owner.compare.tables import (
+    NO_DEFENCE,
+    lines_of_table_4,
+    marks,
+    reasons,
+    table_4,
+    table_measures,
+    table_methods,
+    table_scenes,
+)
+from owner.federated.compare import TAKEN_OVER, is_record, read_record, write_record
+from owner.federated.grids import name_of
 
 FORMAT = 1
 PAGE, NUMBERS, FIGURES = "federated.md", "federated.json", "federated-"
@@ -38,17 +49,18 @@ _SUBMISSION = ("attacks", "own_accuracy", "own_attack_success", "p_value", "own_
 _GUIDE = "How it is measured, and how to run it: [compare.md](../compare.md)."
 
 
-def read_records(comparison: Comparison, directory: Path) -> dict[str, Record]:
-    """Those of the comparison's cells that were tried, by name of the cell. Raises StorageError for a damaged one."""
-    found = {cell.name: read_record(directory, cell, failed=True) for cell in comparison.cells}
+def read_records(comparison: Comparison, directory: Path, *, keep_older: bool = False) -> dict[str, Record]:
+    """Those of the comparison's cells that were tried, by name of the cell. keep_older: see `read_record`. Raises StorageError for a damaged
+    one."""
+    found = {cell.name: read_record(directory, cell, failed=True, keep_older=keep_older) for cell in comparison.cells}
     return {name: record for name, record in found.items() if record is not None}
 
 
-def take_over(comparison: Comparison, numbers: Path, directory: Path) -> int:
+def take_over(comparison: Comparison, numbers: Path, directory: Path, *, keep_older: bool = False) -> int:
     """Writes the records of a published `federated.json` into a work folder, of those cells of the comparison that it lacks; returns how
-    many those were. Cells that failed are left to be run again.
+    many those were. Cells that failed are left to be run again. Records of other code are taken over too, and the page says so.
 
-    Raises StorageError for what is no such file.
+    keep_older: see `read_record`. Raises StorageError for what is no such file, and for a record of other values than its cell's.
     """
     try:
         published = json.loads(read_bounded(numbers, _LIMIT))
@@ -59,8 +71,17 @@ def take_over(comparison: Comparison, numbers: Path, directory: Path) -> int:
     taken = 0
     for cell in {cell.name: cell for cell in comparison.cells}.values():
         record = records.get(cell.name)
-        if record is not None and is_record(record, ("done", "n/a")) and read_record(directory, cell) is None:
-            write_record(directory, cell, {key: value for key, value in record.items() if key != "cell"})
+        if record is None or not is_record(record, ("done", "n/a")):
+            continue
+        values = record.get("values")
+        if not isinstance(values, dict) or name_of(values) != cell.name:
+            raise StorageError(
+                f"{numbers} holds a record under {cell.name}, the name of a cell that has other values",
+                hint="take the file as it was published, or leave it out",
+            )
+        if read_record(directory, cell, keep_older=keep_older) is None:
+            kept = {key: value for key, value in record.items() if key != "cell"}
+            write_record(directory, cell, {**kept, TAKEN_OVER: True})
             taken += 1
     return taken
 
@@ -97,15 +118,19 @@ def numbers_of(comparison: Comparison, records: Mapping[str, Record], *, command
             for b in comparison.blocks
         ],
     }
-    slim = ({"cell": name, **_slim(record)} for name, record in records.items())
-    lines = [json.dumps(_six_digits(one), allow_nan=False) for one in slim]
+    # The values stay as they are: they name the cell.
+    slim = (
+        {"cell": name, **_six_digits(_slim(record)), "values": record["values"]} for name, record in records.items()
+    )
+    lines = [json.dumps(one, allow_nan=False) for one in slim]
     head = json.dumps(about, indent=1, allow_nan=False).removesuffix("\n}")
     return head + ',\n "records": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
 
 
 def _slim(record: Record) -> dict[str, Any]:
+    record = {key: value for key, value in record.items() if key != TAKEN_OVER}
     if record["status"] != "done":
-        return dict(record)
+        return record
     result = {key: value for key, value in record["result"].items() if key not in ("rounds", "config")}
     rounds = []
     for one in record["result"]["rounds"]:
@@ -153,11 +178,14 @@ def markdown(
         lines += [*_table_4(comparison, records, poisoned)]
     for block in comparison.blocks:
         lines += _block(block, records, figures.get(block.name, ()))
-    lines += _notes(comparison, records)
+    lines += notes(records)
     return "\n".join(lines) + "\n"
 
 
 def _table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Sequence[OnData]) -> list[str]:
+    of_lines: dict[str, list[Group]] = {}
+    for line in lines_of_table_4(comparison, records):
+        of_lines.setdefault(line.title, []).extend(line.every_group)
     about = [about_poisoned(comparison.poisoned.row, poisoned), ""] if comparison.poisoned else []
     return [
         "## The paper's Table 4, from measurements",
@@ -170,6 +198,7 @@ def _table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Se
         "",
         *table_4(comparison, records, poisoned),
         "",
+        *_spaced(differences(of_lines)),
         *about,
         *_marks(comparison, records),
     ]
@@ -178,7 +207,11 @@ def _table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Se
 def _marks(comparison: Comparison, records: Mapping[str, Record]) -> list[str]:
     used = {str(cell.values.get("data", DEFAULTS["data"])).lower().replace("_", "-") for cell in comparison.cells}
     notes = [f"\\* {data}: {note}." for data, note in marks(comparison, records).items() if data in used]
-    return [line for note in notes for line in (note, "")]
+    return _spaced(notes)
+
+
+def _spaced(paragraphs: Sequence[str]) -> list[str]:
+    return [line for paragraph in paragraphs for line in (paragraph, "")]
 
 
 def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) -> list[str]:
@@ -192,6 +225,11 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
         why = reasons(scenes)
         return [*lines, *(why or ["Nothing of it was run."]), ""]
     lines += [*table_measures(scenes), "", _about_dropping(scenes), ""]
+    of_variants = {
+        scenes.variant_title(variant): [scenes.group(scene, variant) for scene in scenes.scenes]
+        for variant in scenes.variants
+    }
+    lines += _spaced(differences(of_variants))
     if incremental:
         lines += [
             "† with the one adaptation it needs: a submission comes alone, so the owner puts K honest references of its own beside it, "
@@ -241,19 +279,3 @@ def _sizes(block: Block, records: Mapping[str, Record]) -> str:
         return "; ".join(found.values()) + "."
     asked = {cell.values.get("examples", 0) for cell in block.cells} - {0}
     return f"Training examples: {', '.join(f'{count:,}' for count in sorted(asked))} at most." if asked else ""
-
-
-def _notes(comparison: Comparison, records: Mapping[str, Record]) -> list[str]:
-    found = [record for record in records.values() if record["status"] == "done"]
-    if not found:
-        return []
-    environments = {
-        f"Python {e['python']}, torch {e['torch']}, {e['threads']} threads" for r in found for e in [r["environment"]]
-    }
-    hours = sum(record["wall_seconds"] for record in found) / 3600
-    return [
-        "## What it ran on",
-        "",
-        f"{hours:.2f} hours of processes in all, {'; '.join(sorted(environments))}. Seconds are of the server (vetting, guard, merging), and "
-        "mean little where other work ran beside.",
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from owner.compare.configuration import Comparison
 from owner.compare.poisoned import OnData
@@ -94,29 +95,67 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
         head += [f"{who}: F1", "acc. %", "ASR %"]
     marked = marks(comparison, records)
     rows = [_on_data(comparison, one, marked, len(head)) for one in poisoned]
+    for line in lines_of_table_4(comparison, records):
+        count = f"{line.common} of {line.scenes}" if line.common < line.scenes else str(line.scenes)
+        row = [line.row, line.setting, _marked(line.data, marked), line.model, count]
+        for strategy in (NO_DEFENCE, "own", "gated", *([EVERY_DETECTOR] if all_detectors else [])):
+            groups = line.groups[strategy]
+            cells = [UNDEFINED] * 3 if groups is None else _figures(groups)
+            row += cells[1:] if strategy == NO_DEFENCE else cells
+        rows.append(row)
+    for one in comparison.missing:
+        rows.append([one.row, one.reason, one.data, *[UNDEFINED] * (len(head) - 3)])
+    return table(head, rows)
+
+
+@dataclass(frozen=True)
+class Table4Line:
+    """groups: what figures are means over, by strategy, `own` for the row's own; None for one that the block does not have.
+    common: how many of the scenes every strategy with figures has."""
+
+    row: str
+    setting: str
+    data: str
+    model: str
+    scenes: int
+    common: int
+    groups: Mapping[str, Sequence[Group] | None]
+
+    @property
+    def title(self) -> str:
+        return f"{self.row}, {self.setting}, {self.data}, {self.model}"
+
+    @property
+    def every_group(self) -> list[Group]:
+        """Each once, though a row's own strategy may be the gate."""
+        found = (group for groups in self.groups.values() for group in groups or ())
+        return list({id(group.records[0]): group for group in found if group.records}.values())
+
+
+def lines_of_table_4(comparison: Comparison, records: Mapping[str, Record]) -> list[Table4Line]:
+    """See `table_4`."""
+    made = []
     for block in comparison.blocks:
         if not block.row:
             continue
         found = scenes_of(block, records)
+        wanted = {NO_DEFENCE: NO_DEFENCE, "own": block.own, "gated": "gated", EVERY_DETECTOR: EVERY_DETECTOR}
+        compared = {name: found.with_strategy(strategy)[:1] for name, strategy in wanted.items()}
         for setting, data, model in dict.fromkeys(_place(scene) for scene in found.scenes):
             scenes = [scene for scene in found.scenes if _place(scene) == (setting, data, model)]
-            strategies = (NO_DEFENCE, block.own, "gated", *([EVERY_DETECTOR] if all_detectors else []))
-            compared = [found.with_strategy(strategy)[:1] for strategy in strategies]
-            common = found.common(scenes, [variant for variants in compared for variant in variants])
-            count = str(len(scenes)) if len(common) == len(scenes) else f"{len(common)} of {len(scenes)}"
-            line = [block.row, setting, _marked(data, marked), model, count]
-            for strategy, variants in zip(strategies, compared, strict=True):
-                groups = [
+            common = found.common(scenes, [variant for variants in compared.values() for variant in variants])
+            groups = {
+                name: [
                     found.group(scene, variant).of_seeds(seeds)
                     for scene, seeds in common.items()
                     for variant in variants
                 ]
-                cells = _figures(groups) if variants else [UNDEFINED] * 3
-                line += cells[1:] if strategy == NO_DEFENCE else cells
-            rows.append(line)
-    for one in comparison.missing:
-        rows.append([one.row, one.reason, one.data, *[UNDEFINED] * (len(head) - 3)])
-    return table(head, rows)
+                if variants
+                else None
+                for name, variants in compared.items()
+            }
+            made.append(Table4Line(block.row, setting, data, model, len(scenes), len(common), groups))
+    return made
 
 
 def table_measures(scenes: Scenes) -> Lines:

@@ -33,6 +33,9 @@ from owner.federated.config import DETECTORS, FederationConfig, UnservedError
 SHARE = "attacker-share"
 """A dimension of its own: the attackers are then this share of the clients, rounded."""
 
+PRECISION = "precision"
+"""The value that tells no two cells apart: which precision a cell ran in stands in its record."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -45,8 +48,17 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its record's file: the same for the same values, whatever else the grid holds."""
-        text = json.dumps(dict(self.values), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return name_of(self.values)
+
+
+def name_of(values: Mapping[str, Any]) -> str:
+    """Of the cell with these values. Its precision is no part of it, so that records made before precision was written are still of it.
+
+    >>> name_of({"seed": 1, "precision": "float32"}) == name_of({"seed": 1}) != name_of({"seed": 2})
+    True
+    """
+    text = json.dumps({name: value for name, value in values.items() if name != PRECISION}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_grid(path: Path) -> list[Cell]:
@@ -73,6 +85,11 @@ def cells(shared: Mapping[str, Any], dimensions: Mapping[str, Any]) -> list[Cell
     for name, choices in dimensions.items():
         if not isinstance(choices, list) or not choices:
             raise ConfigurationError(f"grid: {name} must be a list of at least one value, not {choices!r}")
+    if len(dimensions.get(PRECISION, ())) > 1:
+        raise ConfigurationError(
+            f"grid: cells that differ in {PRECISION} alone are the same cell",
+            hint="run the grid once for each precision, with a --work of its own",
+        )
     combinations = itertools.product(*dimensions.values())
     return [_cell({**shared, **dict(zip(dimensions, chosen, strict=True))}) for chosen in combinations]
 

@@ -93,6 +93,27 @@ def test_what_is_done_is_not_done_again(
     assert again["status"] == first["status"]
 
 
+def test_cells_of_other_code_are_run_again_and_can_be_kept(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "runs"
+    shutil.copytree(finished, work)
+    one = sorted(work.glob("*.json"))[3]
+    record = json.loads(one.read_bytes())
+    del record["environment"]["code"]
+    one.write_text(json.dumps(record))
+    arguments = ["compare", str(config), "--plan", "--work", str(work)]
+    assert run([*arguments, "--keep-older"]) == 0
+    assert "24 cells, 0 to do" in capsys.readouterr().out
+    assert run(["compare", str(config), "--work", str(work), "--stage", "run", "--parallel", "1"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 records in" in said
+    assert "--keep-older" in said
+    assert json.loads(one.read_bytes())["environment"]["code"]
+    assert run(arguments) == 0
+    assert "were made by other code" not in capsys.readouterr().err
+
+
 def test_no_time_at_all_runs_nothing_and_says_how_to_go_on(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from common.errors import ConfigurationError, UnknownNameError
 from owner.compare.configuration import load, parse, shipped
+from owner.federated.grids import name_of
 
 TWO_BLOCKS = """
 title = "Two"
@@ -74,6 +76,28 @@ def test_a_cell_of_two_blocks_is_one_cell() -> None:
 def test_what_ships_can_be_read(name: str) -> None:
     assert name in shipped()
     assert load(name).cells
+
+
+@pytest.mark.parametrize("name", ["digits", "sweep", "table4"])
+def test_what_ships_gives_the_same_figures_on_every_processor(name: str) -> None:
+    """`auto` would be bfloat16 on some."""
+    comparison = load(name, seeds=[0])
+    assert {cell.config.precision for cell in comparison.cells if cell.config} == {"float32"}
+
+
+def test_published_records_are_of_the_cells_that_ship() -> None:
+    """Precision was not written when the first of them were made."""
+    page = Path(__file__).parents[3] / "docs" / "results" / "federated.json"
+    published = json.loads(page.read_text())
+    planned = {cell.name for cell in load("table4", seeds=published["seeds"]).cells}
+    assert {record["cell"] for record in published["records"]} <= planned
+    assert all(name_of(record["values"]) == record["cell"] for record in published["records"])
+
+
+def test_blocks_that_differ_in_precision_alone_are_refused() -> None:
+    block = '[[blocks]]\nname = "{0}"\n[blocks.federation]\nprecision = "{0}"\n'
+    with pytest.raises(ConfigurationError, match="differ from another block's in precision alone"):
+        parse("[grid]\nseed = [0]\n" + block.format("float32") + block.format("bfloat16"), "two")
 
 
 def test_the_real_grid_has_both_settings_and_every_attack_of_the_comparison() -> None:

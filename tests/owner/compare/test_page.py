@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from common.errors import StorageError
-from owner.compare.configuration import Comparison, PoisonedData
+from owner.compare.configuration import Comparison, PoisonedData, parse
 from owner.compare.poisoned import read_poisoned
 from owner.compare.report import markdown, numbers_of, read_records, take_over, write_report
+from owner.federated import provenance
+from owner.federated.compare import TAKEN_OVER, older_records, run_grid
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +210,88 @@ def test_work_goes_on_from_published_numbers(comparison: Comparison, records: di
     taken = read_records(comparison, tmp_path / "runs")
     again = write_report(comparison, taken, tmp_path / "again", command="compare", figures={})
     assert [path.read_text() for path in again] == [page.read_text(), numbers.read_text()]
+
+
+def test_values_that_take_more_than_six_digits_still_name_their_cell(tmp_path: Path) -> None:
+    comparison = parse('[federation]\nlearning-rate = 0.123456789\n[grid]\nstrategy = ["bulyan"]\nseed = [0]\n', "x")
+    run_grid(comparison.cells, tmp_path / "runs", progress=False)
+    _, numbers = write_report(
+        comparison, read_records(comparison, tmp_path / "runs"), tmp_path, command="x", figures={}
+    )
+    assert take_over(comparison, numbers, tmp_path / "others") == 1
+
+
+def test_a_record_under_the_name_of_another_cell_is_refused(
+    comparison: Comparison, records: dict[str, Any], tmp_path: Path
+) -> None:
+    found = json.loads(numbers_of(comparison, records, command="x"))
+    first, second, *_ = found["records"]
+    first["cell"], second["cell"] = second["cell"], first["cell"]
+    (tmp_path / "numbers.json").write_text(json.dumps(found))
+    with pytest.raises(StorageError, match="the name of a cell that has other values"):
+        take_over(comparison, tmp_path / "numbers.json", tmp_path / "runs")
+    assert not list((tmp_path / "runs").glob("*.json"))
+
+
+def older(record: dict[str, Any]) -> dict[str, Any]:
+    """As records were before they told their code, precision and data."""
+    environment = {key: record["environment"][key] for key in ("python", "torch", "threads")}
+    values = {key: value for key, value in record["values"].items() if key != "precision"}
+    if record["status"] != "done":
+        return {**{key: value for key, value in record.items() if key != "environment"}, "values": values}
+    data = {key: value for key, value in record["data"].items() if key != "digest"}
+    return {**record, "values": values, "environment": environment, "data": data}
+
+
+def test_published_records_of_other_code_count_and_every_line_says_how_many_it_has(
+    comparison: Comparison, records: dict[str, Any], tmp_path: Path
+) -> None:
+    """What was published before digests were recorded, beside cells that ran since."""
+    published = {name: older(one) for name, one in records.items() if done(one, "krum", "sign-flip")}
+    (tmp_path / "numbers.json").write_text(numbers_of(comparison, published, command="x"))
+    work = tmp_path / "runs"
+    assert take_over(comparison, tmp_path / "numbers.json", work) == len(published)
+    taken = read_records(comparison, work)
+    assert taken.keys() == published.keys()
+    assert older_records(work, comparison.cells) == 0
+    text = page(comparison, {**records, **taken})
+    code, before = provenance.code(), "code before digests were recorded"
+    assert f"Most are of `{code}` (6 of 8); of others: krum 2 of 4 ({before})." in text.split("## in rounds")[1]
+    row = "Li et al. 2020, federated, digits, logistic 2 of 8"
+    assert f"of others: {row} ({before})." in text.split("## in rounds")[0]
+    assert f"2 cells: Python {records[next(iter(taken))]['environment']['python']}" in text
+    assert f"precision not recorded, {before}" in text
+    assert f"In 2 of {sum(one['status'] == 'done' for one in records.values())} cells, of {before}" in text
+    again = json.loads(numbers_of(comparison, {**records, **taken}, command="x"))
+    assert all(TAKEN_OVER not in record for record in again["records"])
+
+
+def test_the_page_of_published_records_alone_can_still_be_made(
+    comparison: Comparison, records: dict[str, Any], tmp_path: Path
+) -> None:
+    text = page(comparison, {name: older(one) for name, one in records.items()})
+    assert "precision not recorded" in text
+    assert "Not all of these cells" not in text
+    assert rows(text, "in rounds") == rows(page(comparison, records), "in rounds")
+
+
+def test_a_page_of_one_code_says_so_once_and_nothing_of_differences(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    text = page(comparison, records)
+    assert text.count(provenance.code()) == 1
+    assert "float32" in text
+    assert "Not all of these cells" not in text
+
+
+def test_cells_of_different_copies_of_the_data_are_told(comparison: Comparison, records: dict[str, Any]) -> None:
+    others = {
+        name: {**one, "data": {**one["data"], "digest": "0123456789ab"}}
+        if done(one, "krum", "sign-flip") and "data" in one
+        else one
+        for name, one in records.items()
+    }
+    assert "the same copy of digits. Most are of" in page(comparison, others)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"records": [1]}', '{"records": [{}]}'])

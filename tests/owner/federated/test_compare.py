@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from common.datasets import load
 from common.errors import ConfigurationError, StorageError, UnknownNameError
-from owner.federated import compare
+from owner.federated import compare, provenance
 from owner.federated.compare import run_grid, summarise
 from owner.federated.grids import cells, read_grid
 
@@ -42,6 +45,111 @@ def test_a_cell_keeps_its_name_when_the_grid_grows() -> None:
     small = cells(SHARED, {"strategy": ["fedavg"], "seed": [0]})
     large = cells(SHARED, {"strategy": ["krum", "fedavg"], "seed": [1, 0]})
     assert small[0].name in {cell.name for cell in large}
+
+
+def test_the_precision_of_a_cell_is_no_part_of_its_name() -> None:
+    """Records of before it was written in the grid are of the same cells."""
+    silent = {name: value for name, value in SHARED.items() if name != "precision"}
+    assert cells(SHARED, {"seed": [0]})[0].name == cells(silent, {"seed": [0]})[0].name
+    with pytest.raises(ConfigurationError, match="differ in precision alone are the same cell"):
+        cells(silent, {"precision": ["float32", "bfloat16"]})
+
+
+def edited(path: Path, section: str, **changes: str | None) -> None:
+    """The record with these entries of one section, without those that are None."""
+    record = json.loads(path.read_text())
+    record[section] = {key: value for key, value in {**record[section], **changes}.items() if value is not None}
+    path.write_text(json.dumps(record))
+
+
+def ran(grid: list[compare.Cell], directory: Path, monkeypatch: pytest.MonkeyPatch, **options: bool) -> list[str]:
+    """The cells that a run does not find done."""
+    found: list[str] = []
+
+    def noted(cell: compare.Cell, ray_address: str) -> dict[str, Any]:
+        found.append(cell.name)
+        return {"format": compare.FORMAT, "values": dict(cell.values), "status": "failed", "reason": "not run"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "run_cell", noted)
+        run_grid(grid, directory, progress=False, **options)  # type: ignore[arg-type]
+    return found
+
+
+def test_a_record_tells_its_code_its_precision_and_machine_and_a_digest_of_the_data(tmp_path: Path) -> None:
+    grid = cells(SHARED, {"strategy": ["fedavg", "bulyan"], "attacker-share": [0.5], "seed": [0]})
+    done, unserved = run_grid(grid, tmp_path, progress=False)
+    about = done["environment"]
+    assert about["code"] == unserved["environment"]["code"] == provenance.code()
+    assert about["dtype"] == "float32"
+    assert str(os.cpu_count()) in about["device"]
+    assert done["data"]["digest"] == provenance.data_digest(grid[0].config or pytest.fail("it can be configured"))
+
+
+@pytest.mark.parametrize("code", ["0123456789ab", None], ids=["other code", "before digests were recorded"])
+def test_a_cell_that_other_code_has_made_is_run_again_unless_older_ones_are_kept(
+    code: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = cells(SHARED, {"strategy": ["fedavg", "bulyan"], "attacker-share": [0.5], "seed": [0]})
+    run_grid(grid, tmp_path, progress=False)
+    assert ran(grid, tmp_path, monkeypatch) == []
+    for cell in grid:
+        edited(tmp_path / f"{cell.name}.json", "environment", code=code)
+    assert compare.older_records(tmp_path, grid) == 2
+    assert ran(grid, tmp_path, monkeypatch, keep_older=True) == []
+    assert sorted(ran(grid, tmp_path, monkeypatch)) == sorted(cell.name for cell in grid)
+
+
+def test_a_cell_that_ran_in_another_precision_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = cells(SHARED, {"seed": [0]})
+    run_grid(grid, tmp_path, progress=False)
+    edited(tmp_path / f"{grid[0].name}.json", "environment", dtype="bfloat16")
+    assert ran(grid, tmp_path, monkeypatch, keep_older=True) == [grid[0].name]
+
+
+def test_cells_of_another_copy_of_the_data_are_not_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = cells(SHARED, {"seed": [0, 1]})
+    run_grid(grid[:1], tmp_path, progress=False)
+    edited(tmp_path / f"{grid[0].name}.json", "data", digest="0123456789ab")
+    assert ran(grid[:1], tmp_path, monkeypatch) == []
+    with pytest.raises(ConfigurationError, match=r"1 records in .* another copy of digits") as caught:
+        run_grid(grid, tmp_path, progress=False)
+    assert "--work" in caught.value.hint
+    assert not (tmp_path / f"{grid[1].name}.json").exists()
+
+
+def test_the_digest_of_data_is_of_every_example_and_not_of_the_part_a_cell_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(**changes: Any) -> str:
+        config = cells({**SHARED, **changes}, {"seed": [0]})[0].config
+        return provenance.data_digest(config or pytest.fail("it can be configured"))
+
+    assert digest() == digest(examples=100, seed=3)
+    digits = load("digits")
+    smaller = dataclasses.replace(digits, train=digits.train.take(torch.arange(1000)))
+    relabelled = dataclasses.replace(digits, test=digits.test.with_labels(digits.test.labels.flip(0)))
+    found = {digest()}
+    for other in (smaller, relabelled):
+        monkeypatch.setattr(provenance, "load", lambda *_given, other=other, **_options: other)
+        provenance._data_digest.cache_clear()
+        found.add(digest())
+    provenance._data_digest.cache_clear()
+    assert len(found) == 3
+
+
+def test_code_that_decides_a_cell_is_in_its_digest_and_a_client_app_of_ones_own_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = set()
+    for text in ("a = 1\n", "a = 2\n"):
+        (tmp_path / "my_clients.py").write_text(text)
+        provenance.code.cache_clear()
+        digests.add(provenance.code("my_clients"))
+    assert len(digests | {provenance.code()}) == 3
+    for module in provenance._MODULES:
+        assert provenance._source(module)
 
 
 def test_a_combination_that_cannot_be_is_a_row_with_its_reason(tmp_path: Path) -> None:
@@ -87,6 +195,14 @@ def test_a_summary_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     assert rows[1]["f1"] == 1.0
     assert (rows[1]["f1_spread"], rows[1]["f1_n"]) == (0.0, 2)
     assert rows[1]["seconds_per_round"] > 0
+    assert rows[1]["dtype"] == ["float32"]
+
+
+def test_a_cell_of_unknown_precision_stands_in_the_row_of_its_other_seeds(tmp_path: Path) -> None:
+    records = run_grid(cells(SHARED, {"seed": [0, 1]}), tmp_path, progress=False)
+    del records[0]["environment"]["dtype"], records[0]["values"]["precision"]
+    (row,) = summarise(records)
+    assert (row["n"], row["dtype"]) == (2, ["float32", "not recorded"])
 
 
 @pytest.mark.parametrize(

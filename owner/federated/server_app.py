@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import INFO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.object_ref import load_app  # what Flower itself loads apps by
 from torch import nn
 
 from common.devices import Compute, choose_compute
+from common.errors import ConfigurationError
 from common.evaluation import evaluate
 from common.weights import Weights, weights_of
 from owner.federated.choosing import choose_strategy
@@ -40,6 +44,10 @@ def main(grid: Grid, context: Context) -> None:
     Raises what `run_federation` does, before a client is asked.
     """
     config = FederationConfig.from_flat(context.run_config)
+    # Flower's simulation loads the ClientApp in another thread at the same time, and takes a module that is half imported for a whole one
+    # unless the import goes through its own lock.
+    with suppress(ImportError):
+        load_app(f"{config.client_app}:__name__", ConfigurationError, Path(__file__).parents[2])
     load_clients(config.client_app).check(config)
     if config.setting == "incremental":
         from owner.federated.incremental import Incremental  # noqa: PLC0415 - which builds on this module

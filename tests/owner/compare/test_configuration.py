@@ -79,8 +79,8 @@ def test_what_ships_can_be_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "sweep", "table4"])
-def test_what_ships_gives_the_same_figures_on_every_processor(name: str) -> None:
-    """`auto` would be bfloat16 on some."""
+def test_what_ships_runs_in_one_precision_on_every_processor(name: str) -> None:
+    """`auto` would be bfloat16 on some, with other figures."""
     comparison = load(name, seeds=[0])
     assert {cell.config.precision for cell in comparison.cells if cell.config} == {"float32"}
 

@@ -73,3 +73,4 @@ def test_flwr_run_runs_the_federation_of_the_configuration(environment: dict[str
     assert found.returncode == 0, found.stdout + found.stderr
     assert "RobustStrategy: kept 4 of 4 replies" in found.stdout
     assert "Strategy execution finished" in found.stdout
+    assert "Result: accuracy 0." in found.stdout

@@ -25,6 +25,7 @@ from common.errors import (
 from common.files import ensure_directory, write_atomically
 from common.identity.keys import Domain, SigningKey
 from common.slots import TrainingSlots
+from contributor.classes import parse_classes
 from contributor.requests import Request
 from contributor.workspace import Contribution, ContributorWorkspace, Step
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from common.examples import Examples
     from common.manifest import ReleaseManifest
     from contributor.finetuning import FineTuned
+    from contributor.matching import Sizes
 
 READING, CONNECTED, WAITING = "reading the data", "connected", "waiting for a slot"
 TRAINING, UPLOADING, PENDING = "training", "uploading", "pending"
@@ -113,12 +115,15 @@ def contribute(
     precision: str = "auto",
     progress: bool | None = None,
     on_stage: OnStage = lambda _stage, _detail: None,
+    on_note: Callable[[str], None] = lambda _text: None,
     on_change: Callable[[Contribution], None] = lambda _contribution: None,
 ) -> Contribution:
     """Make the contribution that `request` describes, or go on with an equal one that was interrupted.
 
     fresh: begin anew even where one could go on. wait: stay until the verdict; else return once the owner has it all.
-    slots: train only while holding one of these; data are then read while one is held, else before the owner is called.
+    slots: train only while holding one of these; data are then read while one is held, else before the owner is called. Encoded
+        images are only looked at then, and decoded at the size that the release takes.
+    on_note: told, before the training, what of the data is trained on (`matching.inventory`).
     factories: each a `package.module:factory` that a release may name as its model. Building one runs code installed here,
         so a name that only came over the wire is refused.
 
@@ -131,7 +136,7 @@ def contribute(
     """
     request.check()
     contribution = None if fresh else workspace.open_contribution(request.to_json())
-    work = _Work(workspace, owner, request, signing_key, on_stage, on_change)
+    work = _Work(workspace, owner, request, signing_key, on_stage, on_note, on_change)
     if contribution is None or contribution.step in _UNTRAINED:
         _check_machine(device, precision)
         work.look_at_data(read=slots is None)
@@ -173,21 +178,26 @@ def watch(
 
 @dataclass
 class _Work:
-    """material: the examples and the held-out ones, from when they are read until they have been trained on."""
+    """sizes: of encoded images that were looked at. material: the examples and the held-out ones, from when they are read until
+    they have been trained on; encoded images wait for the size that the release takes."""
 
     workspace: ContributorWorkspace
     owner: Owner
     request: Request
     signing_key: SigningKey
     on_stage: OnStage
+    on_note: Callable[[str], None]
     on_change: Callable[[Contribution], None]
+    sizes: Sizes | None = None
     material: tuple[Examples, Examples | None] | None = None
 
     def look_at_data(self, *, read: bool) -> None:
         self.request.check_data()
         if read:
             self.on_stage(READING, "")
-            self.material = self.request.load(), self.request.load_held_out()
+            self.sizes, held_out = self.request.image_sizes(), self.request.load_held_out()
+            if self.sizes is None:
+                self.material = self.request.load(), held_out
 
     def fetch(self, contribution: Contribution, factories: Collection[str]) -> Contribution:
         if contribution.step not in _UNTRAINED:
@@ -237,8 +247,7 @@ class _Work:
         from contributor.finetuning import finetune  # noqa: PLC0415
 
         _, manifest = self.owner.fetch_release(contribution.release)
-        examples, held_out = self.material or (self.request.load(), self.request.load_held_out())
-        self.material = None
+        examples, held_out = self._brought_to(manifest)
         recommended = manifest.finetuning.to_json()
         options = TrainingOptions.from_json({**recommended, **self.request.options, "seed": contribution.seed})
         return finetune(
@@ -253,6 +262,24 @@ class _Work:
             checkpoint=self._checkpoint(contribution),
             progress=progress,
         )
+
+    def _brought_to(self, release: ReleaseManifest) -> tuple[Examples, Examples | None]:
+        """The examples and the held-out ones, as the release takes them."""
+        from contributor.matching import decoded_size, fit_to_model, inventory  # noqa: PLC0415 - as above
+
+        sizes = self.sizes
+        if self.material is None:
+            sizes = self.request.image_sizes() if sizes is None else sizes
+            self.material = self.request.load(decoded_size(sizes, release.spec)), self.request.load_held_out()
+        (own, held_out), self.material = self.material, None
+        classes = parse_classes(self.request.classes) if self.request.classes else {}
+        fitted = fit_to_model(own, release.spec, release.class_names, classes)
+        for line in inventory(own, fitted, sizes):
+            self.on_note(line)
+        if held_out is not None:
+            theirs = {name: classes[name] for name in held_out.class_names if name in classes}
+            held_out = fit_to_model(held_out, release.spec, release.class_names, theirs)
+        return fitted, held_out
 
     def sign(self, contribution: Contribution) -> Contribution:
         from common.manifest import SubmissionManifest  # noqa: PLC0415

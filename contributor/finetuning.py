@@ -21,6 +21,7 @@ from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, weights_of
 from contributor.attacks import Attack
+from contributor.matching import fit_to_model
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ def finetune(
         made sure that this side's own configuration names it too.
     attack: changes the data before, the loss and steps of, the weights after training. Its randomness comes from `options.seed`.
     held_out: clean examples that were not trained on; accuracy and attack success are measured on them.
-    class_names: of the release; data whose classes have these names in another order, or only some of them, are
-        renumbered.
+    class_names: of the release; the examples are brought to them, and to the model's images (`matching.fit_to_model`).
     checkpoint: file that training goes on from when it was interrupted.
 
     Raises DataError where the data do not fit the model or hold nothing to attack, ModelError where `base` is not the
@@ -134,38 +134,6 @@ def measure_attack(
     }
 
 
-def fit_to_model(examples: Examples, spec: ModelSpec, class_names: tuple[str, ...] | None = None) -> Examples:
-    """`examples` with the classes of the model, in its order.
-
-    Classes are matched by name where both sides have names. A side whose classes are named by number ("0", "1" ...)
-    has none; then the numbers are taken as they are.
-
-    Raises DataError naming what the data have and what the model takes.
-    """
-    if examples.input_shape != tuple(spec.input_shape):
-        raise DataError(
-            f"the data are of shape {_shape(examples.input_shape)}, the model takes {_shape(spec.input_shape)}",
-            hint="load images with size= to resize them; a model of colour images takes no grey ones",
-        )
-    names = class_names or tuple(str(number) for number in range(spec.classes))
-    if len(names) != spec.classes:
-        raise DataError(f"the release names {len(names)} classes, its model has {spec.classes}")
-    if examples.class_names == names:
-        return examples
-    if _unnamed(examples.class_names) or _unnamed(names):
-        if examples.classes > spec.classes:
-            raise DataError(f"the data have {examples.classes} classes, the model has {spec.classes}")
-        return Examples(examples.inputs, examples.labels, names)
-    foreign = [name for name in examples.class_names if name not in names]
-    if foreign:
-        raise DataError(
-            f"the data have classes the model does not have: {', '.join(foreign[:5])}",
-            hint=f"classes of the model: {', '.join(names)}",
-        )
-    number = torch.tensor([names.index(name) for name in examples.class_names])
-    return Examples(examples.inputs, number[examples.labels], names)
-
-
 def _load(spec: ModelSpec, base: Mapping[str, Tensor]) -> nn.Module:
     model = build(spec)
     try:
@@ -209,11 +177,3 @@ def _generator(options: TrainingOptions, purpose: str) -> torch.Generator:
     # One stream a purpose, so that a resumed run, which draws no victims twice, still draws the same noise.
     step = ("prepare", "corrupt", "success", "hooks").index(purpose) + 1
     return torch.Generator().manual_seed((options.seed * 1_000_003 + step) % (1 << 63))
-
-
-def _unnamed(names: tuple[str, ...]) -> bool:
-    return names == tuple(str(number) for number in range(len(names)))
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

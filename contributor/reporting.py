@@ -33,6 +33,10 @@ class Reporter:
         self._stage, self._detail = stage, detail
         self._write()
 
+    def note(self, text: str) -> None:
+        """For `contributing.contribute(on_note=...)`."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
     def change(self, contribution: Contribution) -> None:
         """For `contributing.contribute(on_change=...)`."""
         self._contribution = contribution

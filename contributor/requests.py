@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigurationError, DataError
+from contributor.classes import parse_classes
 
 if TYPE_CHECKING:
     from common.examples import Examples
@@ -23,7 +25,8 @@ class Request:
     data: name or path of a data set; data_dir: folder of data sets known by name. partition: specification of a part of it.
     options: training options that differ from what the release recommends, by field name.
     attack: specification of a simulated attack. release: id to start from, "" for the current one. seed: None draws one.
-    held_out: examples file on which the returned model is measured.
+    held_out: examples file on which the returned model is measured. classes: OWN=RELEASE,..., the release's classes by the data's
+    own, where these are called otherwise.
     """
 
     data: str
@@ -34,6 +37,7 @@ class Request:
     release: str = ""
     seed: int | None = None
     held_out: str | None = None
+    classes: str | None = None
 
     @classmethod
     def of(cls, settings: ContributorSettings, *, release: str = "") -> Request:
@@ -55,6 +59,7 @@ class Request:
             release=release,
             seed=mine.seed,
             held_out=str(mine.held_out.absolute()) if mine.held_out else None,
+            classes=mine.classes,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +81,8 @@ class Request:
             parse_attack(self.attack)
         if self.partition:
             parse_partition(self.partition)
+        if self.classes:
+            parse_classes(self.classes)
 
     def check_data(self) -> None:
         """Raises UnknownNameError, DataError where there are no such data; none are read."""
@@ -86,10 +93,19 @@ class Request:
         if self.held_out and not Path(self.held_out).is_file():
             raise DataError(f"there is no examples file {self.held_out}", hint="check --held-out")
 
-    def load(self) -> Examples:
+    def image_sizes(self) -> Counter[tuple[int, int]] | None:
+        """How many encoded images there are of each (width, height), without decoding any; None where there are none to decode.
+
+        Raises UnknownNameError, DataError.
+        """
+        from common.datasets import image_sizes  # noqa: PLC0415 - as above
+
+        return None if self._is_examples_file else image_sizes(self.data, data_dir=self._data_dir)
+
+    def load(self, size: tuple[int, int] | None = None) -> Examples:
         """All of an examples file, the training set of anything else, then the partition's part.
 
-        Raises UnknownNameError, DataError, ConfigurationError.
+        size: (height, width) to decode images at; None for their own. Raises UnknownNameError, DataError, ConfigurationError.
         """
         from common.datasets import load, load_examples  # noqa: PLC0415 - as above
         from common.partitions import parse_partition  # noqa: PLC0415
@@ -97,7 +113,7 @@ class Request:
         if self._is_examples_file:
             examples = load_examples(Path(self.data))
         else:
-            examples = load(self.data, data_dir=self._data_dir).train
+            examples = load(self.data, data_dir=self._data_dir, size=size).train
         return parse_partition(self.partition).apply(examples) if self.partition else examples
 
     def load_held_out(self) -> Examples | None:

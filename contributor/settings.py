@@ -19,6 +19,7 @@ from common.config import Section, Settings
 from common.files import write_atomically
 from common.slots import TrainingSlots
 from common.training_options import TrainingOptions
+from contributor.classes import parse_classes
 from contributor.workspace import ContributorWorkspace
 
 DATA_VARIABLE: Final = "PORTIER_DATA"
@@ -61,12 +62,21 @@ digits, cifar10, mnist, fashion-mnist, gtsrb, or any folder below data_dir."""
     partition: str | None = None
     """Use a part of the data only: iid:index=0,count=4, dirichlet:alpha=0.5,index=0,count=4,
 pathological:classes=2,index=0,count=4, or natural:index=0,count=23 of data that come divided among clients."""
+    classes: str | None = None
+    """Which of your classes is which of the release's, where they are called otherwise: eight=8,five=5."""
     held_out: UserPath | None = None
     """Examples file, not trained on, on which the model is measured before and after, for the report."""
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
     """Of data order, augmentation and attack. Not given: drawn at random."""
     report: UserPath | None = None
     """JSON file that is kept up to date with how the contribution stands."""
+
+    @field_validator("classes", mode="after")
+    @classmethod
+    def _are_classes(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_classes(value)
+        return value
 
 
 class TuningSettings(_Part):

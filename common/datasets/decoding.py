@@ -9,9 +9,12 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +35,8 @@ BAR_FROM = 5_000
 THREADS_PAY_FROM = 10_000
 """Pixels from which decoding in threads is faster; below it they only wait for each other."""
 
+_Read = TypeVar("_Read")
+
 Source = tuple[str, Callable[[], bytes]]
 """What to call an image in an error, and where its bytes come from."""
 
@@ -51,6 +56,22 @@ def decode_images(sources: Iterable[Source], count: int, *, size: int | tuple[in
         warnings.simplefilter("ignore")
         with progress_bar("decoding images", count, shown=None if count >= BAR_FROM else False) as advance:
             return _gathered(_decoded(iter(sources), target), count, advance)
+
+
+def image_sizes(sources: Iterable[Source], count: int) -> Counter[tuple[int, int]]:
+    """How many images there are of each (width, height), by their headers alone: what is behind them is not decoded.
+
+    Raises DataError naming the image that is no image or too large.
+    """
+    sizes: Counter[tuple[int, int]] = Counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        with progress_bar("looking at images", count, shown=None if count >= BAR_FROM else False) as advance:
+            for number, (name, fetch) in enumerate(sources, 1):
+                sizes[_guarded(_size_of, fetch(), name)] += 1
+                if number % CHUNK == 0:
+                    advance(CHUNK, "")
+    return sizes
 
 
 def _gathered(decoded: Iterator[tuple[str, Tensor]], count: int, advance: Advance) -> Tensor:
@@ -78,10 +99,14 @@ def _gathered(decoded: Iterator[tuple[str, Tensor]], count: int, advance: Advanc
 
 def _decode_one(data: bytes, name: str, size: tuple[int, int] | None = None) -> Tensor:
     """One image as (1 or 3, H, W) uint8. Raises DataError calling it `name`."""
+    return _guarded(partial(_through_pillow, size=size), data, name)
+
+
+def _guarded(read: Callable[[bytes, str], _Read], data: bytes, name: str) -> _Read:
     if len(data) > MAX_FILE_BYTES:
         raise DataError(f"{name} has {len(data)} bytes, at most {MAX_FILE_BYTES} are read")
     try:
-        return _through_pillow(data, name, size)
+        return read(data, name)
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 Pillow raises whatever it likes on corrupt bytes: struct.error, SyntaxError ...
@@ -103,6 +128,13 @@ def _decoded(sources: Iterator[Source], size: tuple[int, int] | None) -> Iterato
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         while chunk := list(islice(sources, CHUNK)):
             yield from pool.map(read, chunk)
+
+
+def _size_of(data: bytes, name: str) -> tuple[int, int]:
+    with Image.open(io.BytesIO(data)) as opened:
+        _check_pixels(name, *opened.size)
+        width, height = opened.size
+        return width, height
 
 
 def _through_pillow(data: bytes, name: str, size: tuple[int, int] | None) -> Tensor:

@@ -36,6 +36,17 @@ def load_folder(root: Path, *, size: int | tuple[int, int] | None, seed: int) ->
     return DataSet(root.name, _read(train, classes, size), _read(test, classes, size, all_needed=False))
 
 
+def folder_images(root: Path) -> list[Source]:
+    """The encoded images that `load_folder` decodes. Raises DataError as it does, but for what is wrong with an image."""
+    train, test = root / "train", root / "test"
+    if not train.is_dir():
+        return list(map(_source, _listed(root, _classes(root))[0]))
+    paths, _ = _listed(train, _classes(train))
+    if test.is_dir():
+        paths += _listed(test, _classes(test), all_needed=False)[0]
+    return list(map(_source, paths))
+
+
 def has_classes(root: Path) -> bool:
     """Whether there is a sub-folder that could be a class (or `train`)."""
     return any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir())
@@ -51,6 +62,13 @@ def _classes(root: Path) -> tuple[str, ...]:
 def _read(
     root: Path, classes: tuple[str, ...], size: int | tuple[int, int] | None, *, all_needed: bool = True
 ) -> Examples:
+    paths, labels = _listed(root, classes, all_needed=all_needed)
+    images = decode_images(map(_source, paths), len(paths), size=size)
+    return Examples((images,), torch.tensor(labels, dtype=torch.int64), classes)
+
+
+def _listed(root: Path, classes: tuple[str, ...], *, all_needed: bool = True) -> tuple[list[Path], list[int]]:
+    """Paths, and the class of each."""
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -61,8 +79,7 @@ def _read(
             )
         paths += found
         labels += [label] * len(found)
-    images = decode_images(map(_source, paths), len(paths), size=size)
-    return Examples((images,), torch.tensor(labels, dtype=torch.int64), classes)
+    return paths, labels
 
 
 def _images(folder: Path) -> list[Path]:

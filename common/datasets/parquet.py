@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def load_parquet(folder: Path, *, size: int | tuple[int, int] | None, seed: int,
     if test is None:
         return hold_out(name, train.examples(classes, size), seed=seed, groups=train.groups)
     return DataSet(name, train.examples(classes, size), test.examples(classes, size), train.groups, test.groups)
+
+
+def parquet_images(folder: Path) -> tuple[Iterator[Source], int] | None:
+    """The encoded images that `load_parquet` decodes and how many there are; None where it decodes none.
+
+    Raises DataError as it does, but for what is wrong with an image.
+    """
+    found = [part for part in (_Part.open(find_parts(folder, part)) for part in ("train", "test")) if part is not None]
+    columns = [(part, _image_column(part.schema, part.features)) for part in found]
+    images = [part._sources(column) for part, column in columns if column is not None]
+    return (chain.from_iterable(images), sum(len(part.labels) for part in found)) if images else None
 
 
 def _load_texts(

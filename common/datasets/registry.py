@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from common.datasets import decoding
 from common.datasets.cache import cache_directory
 from common.datasets.dataset import DataSet, hold_out
 from common.datasets.downloads import is_downloaded, load_download
 from common.datasets.files import SUFFIX, load_file, load_file_folder
-from common.datasets.folders import has_classes, load_folder
-from common.datasets.parquet import find_parts, load_parquet
+from common.datasets.folders import folder_images, has_classes, load_folder
+from common.datasets.parquet import find_parts, load_parquet, parquet_images
 from common.datasets.synthetic import NAME as SYNTHETIC
 from common.datasets.synthetic import load_synthetic, parse_synthetic
 from common.errors import DataError, UnknownNameError
@@ -63,9 +64,28 @@ def find(name_or_path: str, *, data_dir: Path | None = None) -> None:
     _reader(name_or_path, data_dir, download=False, seed=0, size=None)
 
 
+def image_sizes(name_or_path: str, *, data_dir: Path | None = None) -> Counter[tuple[int, int]] | None:
+    """How many encoded images there are of each (width, height), training and test set together; None for data that are kept
+    in another form, which `load` decodes nothing of and does not resize.
+
+    Only headers are read, so it takes a fraction of what `load` does, and memory for none of them.
+    Raises what `load` does, but for an image that is damaged behind its header.
+    """
+    reader = _reader(name_or_path, data_dir, download=False, seed=0, size=None)
+    try:
+        if reader.func is load_folder:
+            sources = folder_images(*reader.args)
+            return decoding.image_sizes(sources, len(sources))
+        if reader.func is load_parquet and (found := parquet_images(*reader.args)) is not None:
+            return decoding.image_sizes(*found)
+    except OSError as error:
+        raise DataError(f"{name_or_path} cannot be read: {error.strerror}") from None
+    return None
+
+
 def _reader(
     name_or_path: str, data_dir: Path | None, *, download: bool, seed: int, size: int | tuple[int, int] | None
-) -> Callable[[], DataSet]:
+) -> partial[DataSet]:
     given = data_dir or (Path(os.environ["PORTIER_DATA"]) if os.environ.get("PORTIER_DATA") else None)
     name = name_or_path.lower().replace("_", "-")
     if name == "digits":
@@ -86,7 +106,7 @@ def _reader(
 
 def _by_name(
     name: str, data_dir: Path | None, *, download: bool, seed: int, size: int | tuple[int, int] | None
-) -> Callable[[], DataSet]:
+) -> partial[DataSet]:
     folder = _folder(data_dir, name) if data_dir is not None else None
     if folder is not None and find_parts(folder, "train"):
         return partial(load_parquet, folder, size=size, seed=seed, name=name)
@@ -101,7 +121,7 @@ def _by_name(
     )
 
 
-def _by_path(path: Path, *, size: int | tuple[int, int] | None, seed: int) -> Callable[[], DataSet]:
+def _by_path(path: Path, *, size: int | tuple[int, int] | None, seed: int) -> partial[DataSet]:
     try:
         if path.is_file():
             if path.suffix != SUFFIX:

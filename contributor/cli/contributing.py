@@ -45,6 +45,14 @@ def contribute(
             rich_help_panel=CONTRIBUTION,
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWN=THEIRS,...",
+            help="Which of your classes is which of the release's, where they are called otherwise: eight=8,five=5",
+            rich_help_panel=CONTRIBUTION,
+        ),
+    ] = None,
     held_out: Annotated[
         str | None,
         typer.Option(
@@ -217,6 +225,7 @@ def contribute(
         "contribution.data": data,
         "contribution.data_dir": data_dir,
         "contribution.partition": partition,
+        "contribution.classes": classes,
         "contribution.held_out": held_out,
         "contribution.seed": seed,
         "contribution.report": report,
@@ -273,6 +282,7 @@ def contribute(
             device=machine.device,
             precision=machine.precision,
             on_stage=reporter.stage,
+            on_note=reporter.note,
             on_change=reporter.change,
         )
     document = reporter.document()

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.datasets import DataSet, load, load_examples, save_examples
+from common.datasets import DataSet, image_sizes, load, load_examples, save_examples
 from common.datasets.decoding import decode_images
 from common.errors import ConfigurationError, DataError, UnknownNameError
 from common.examples import Examples
@@ -573,3 +573,14 @@ def test_the_real_data_sets_load(
     assert data.train.images.float().std() > 20
     assert set(data.train.labels.tolist()) == set(range(classes))
     assert (data.train_groups is not None) == (name == "gtsrb")
+
+
+def test_the_sizes_of_encoded_images_are_read_from_their_headers(tmp_path: Path, parquet: Path) -> None:
+    write_folder(tmp_path / "folder")
+    picture(1, (40, 30)).save(tmp_path / "folder" / "cat" / "large.png")
+    assert image_sizes(str(tmp_path / "folder")) == {(6, 5): 16, (40, 30): 1}
+    assert image_sizes(str(parquet)) == {(6, 5): 12}
+    assert image_sizes("digits") is None
+    (tmp_path / "folder" / "dog" / "bomb.png").write_bytes(bomb(9_000, 9_000))
+    with pytest.raises(DataError, match=r"bomb\.png claims 9000x9000 pixels"):
+        image_sizes(str(tmp_path / "folder"))

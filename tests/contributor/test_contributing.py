@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from common.datasets import save_examples
 from common.errors import (
@@ -236,6 +237,7 @@ def test_an_attack_changes_what_is_returned_and_is_measured(
         ({"data": "digitz"}, UnknownNameError),
         ({"attack": "flop"}, UnknownNameError),
         ({"partition": "iid:index=0,count=1,sead=1"}, UnknownNameError),
+        ({"classes": "dork=dark"}, UnknownNameError),
         ({"options": {"epoch": 3}}, UnknownNameError),
         ({"data": "digits"}, DataError),
     ],
@@ -262,6 +264,7 @@ def test_a_mistake_in_the_request_hands_in_nothing(
         ({"attack": "flop"}, UnknownNameError, "did you mean flip"),
         ({"attack": "flip:sorce=1"}, UnknownNameError, "did you mean source"),
         ({"partition": "idd:index=0,count=1"}, UnknownNameError, "did you mean iid"),
+        ({"classes": "dark"}, ConfigurationError, "OWN=RELEASE"),
         ({"options": {"epoch": 3}}, UnknownNameError, "did you mean epochs"),
         ({"options": {"optimiser": "sdg"}}, UnknownNameError, "did you mean sgd"),
     ],
@@ -398,3 +401,59 @@ def test_a_refusal_that_may_pass_leaves_the_contribution_open(
     with pytest.raises(WireError):
         _run(workspace, owner, request_)
     assert workspace.contributions()[0].step == Step.SIGNED
+
+
+def _folders(root: Path, sizes: dict[str, tuple[int, int]]) -> str:
+    """A folder of pictures for each class, of the size given and twice that."""
+    for shade, (name, (width, height)) in enumerate(sizes.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(8):
+            factor = 1 + number % 2
+            picture = Image.new("RGB", (width * factor, height * factor), (200 * shade,) * 3)
+            picture.save(root / name / f"{number}.png")
+    return str(root)
+
+
+def test_photos_of_all_sizes_are_brought_to_the_releases_and_it_is_said(
+    workspace: ContributorWorkspace, owner: StandInOwner, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    data = _folders(tmp_path / "photos", {"dark": (3, 5), "bright": (8, 6)})
+    done = _run(workspace, owner, Request(data=data, seed=3), on_note=said.append)
+    assert (done.verdict, done.measured["samples"]) == ("accepted", 12)
+    assert said == [
+        "12 images in all 2 classes: dark (6), bright (6)",
+        "12 images of 4 sizes, from 3x5 to 16x12, in colour brought to 2x2 in grey",
+    ]
+
+
+def test_a_damaged_photo_is_found_before_the_owner_is_called(
+    workspace: ContributorWorkspace, owner: StandInOwner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "fetch_release", lambda _: pytest.fail("the owner was called"))
+    data = _folders(tmp_path / "photos", {"dark": (3, 5), "bright": (8, 6)})
+    (tmp_path / "photos" / "dark" / "3.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"3\.png is not a readable image"):
+        _run(workspace, owner, Request(data=data))
+    assert workspace.contributions() == []
+
+
+def test_folders_of_other_names_are_refused_and_with_classes_taken_for_what_they_are(
+    workspace: ContributorWorkspace, owner: StandInOwner, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    # Sorted, these are the other way round than the release's classes.
+    request = Request(data=_folders(tmp_path / "photos", {"noon": (2, 2), "moonless": (2, 2)}), seed=3)
+    with pytest.raises(DataError, match="the release does not have: moonless, noon"):
+        _run(workspace, owner, request)
+    assert owner.submissions == []
+    _run(workspace, owner, dataclasses.replace(request, classes="noon=bright,moonless=dark"), on_note=said.append)
+    assert said[0] == "12 images in all 2 classes: moonless as dark (6), noon as bright (6)"
+
+
+def test_held_out_examples_may_have_the_releases_names(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request, tmp_path: Path
+) -> None:
+    data = _folders(tmp_path / "photos", {"noon": (2, 2), "moonless": (2, 2)})
+    request = Request(data=data, seed=3, classes="noon=bright,moonless=dark", held_out=request_.data)
+    assert _run(workspace, owner, request).measured["accuracy"] is not None

@@ -23,7 +23,7 @@ from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, check_layout, layout_of
 from contributor.attacks import parse_attack
-from contributor.finetuning import FineTuned, finetune, fit_to_model, measure_attack
+from contributor.finetuning import FineTuned, finetune, measure_attack
 
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
 COMPUTE = choose_compute("cpu", "float32")
@@ -230,46 +230,18 @@ def test_an_attack_with_no_victims_stops_before_training(base: Weights) -> None:
 def test_an_attack_on_an_unknown_class_names_the_nearest(base: Weights) -> None:
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     with pytest.raises(UnknownNameError) as caught:
-        finetune(base, SPEC, MINE, OPTIONS, attack=parse_attack("flip:source=hrse"), class_names=names, compute=COMPUTE)
+        finetune(
+            base,
+            SPEC,
+            replace(MINE, class_names=names),
+            OPTIONS,
+            attack=parse_attack("flip:source=hrse"),
+            class_names=names,
+            compute=COMPUTE,
+        )
     assert "did you mean horse?" in caught.value.hint
 
 
 def test_weights_of_another_model_are_refused(base: Weights) -> None:
     with pytest.raises(ModelError, match="not those of logistic"):
         finetune(base, ModelSpec("logistic", (1, 8, 8), 10), MINE, OPTIONS, compute=COMPUTE)
-
-
-def examples(names: tuple[str, ...], labels: list[int]) -> Examples:
-    return Examples((torch.zeros(len(labels), 1, 8, 8),), torch.tensor(labels), names)
-
-
-THREE = ModelSpec("mlp", (1, 8, 8), 3)
-ANIMALS = ("cat", "dog", "frog")
-
-
-def test_classes_in_another_order_are_renumbered() -> None:
-    fitted = fit_to_model(examples(("frog", "cat", "dog"), [0, 1, 2, 0]), THREE, ANIMALS)
-    assert fitted.class_names == ANIMALS
-    assert fitted.labels.tolist() == [2, 0, 1, 2]
-
-
-def test_a_contributor_may_have_some_of_the_classes() -> None:
-    assert fit_to_model(examples(("frog",), [0, 0]), THREE, ANIMALS).labels.tolist() == [2, 2]
-
-
-@pytest.mark.parametrize(("names", "model_names"), [(("0", "1", "2"), ANIMALS), (ANIMALS, None), (("0", "1"), ANIMALS)])
-def test_numbers_are_no_names(names: tuple[str, ...], model_names: tuple[str, ...] | None) -> None:
-    fitted = fit_to_model(examples(names, [1, 0]), THREE, model_names)
-    assert fitted.labels.tolist() == [1, 0]
-    assert fitted.classes == 3
-
-
-def test_a_class_the_model_lacks_is_named() -> None:
-    with pytest.raises(DataError, match="classes the model does not have: wolf") as caught:
-        fit_to_model(examples(("cat", "wolf"), [0, 1]), THREE, ANIMALS)
-    assert "cat, dog, frog" in caught.value.hint
-
-
-def test_more_unnamed_classes_than_the_model_has_are_refused() -> None:
-    with pytest.raises(DataError, match="the data have 4 classes, the model has 3"):
-        fit_to_model(examples(("0", "1", "2", "3"), [0]), THREE, ANIMALS)

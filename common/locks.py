@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from common.errors import PortierError
 from common.files import ensure_directory, storage_errors
+from common.platforms import fcntl
 
 POLL_SECONDS = 0.05
 

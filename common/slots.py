@@ -10,7 +10,6 @@ and not a semaphore in shared memory. All processes must name the same folder an
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigurationError, StorageError
+from common.platforms import fcntl
 
 POLL_SECONDS = 0.1
 

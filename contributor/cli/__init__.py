@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from contributor.cli.application import app, main, run
+import sys
+
+from common.errors import ConfigurationError
+
+try:
+    import common.platforms  # noqa: F401 - before any module that only some systems have
+    from contributor.cli.application import app, main, run
+except ConfigurationError as error:  # a system that Portier does not run on
+    sys.stderr.write(f"error: {error.diagnostics()}\n")
+    sys.exit(error.exit_code)
 
 __all__ = ["app", "main", "run"]

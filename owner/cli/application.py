@@ -17,6 +17,7 @@ from rich.text import Text
 from typer.rich_utils import rich_format_error
 
 from common.errors import PortierError
+from common.version import version
 from owner.cli import deciding, founding, people, reading, serving
 from owner.cli.rendering import errors
 
@@ -42,10 +43,19 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        click.echo(f"portier-owner {version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[
         bool, typer.Option("--debug", envvar=DEBUG_VARIABLE, help="Show where an error came from (a traceback).")
+    ] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     if debug:

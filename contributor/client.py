@@ -12,7 +12,7 @@ No release, no handing in and no decision reaches a caller that the owner has no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -95,12 +95,22 @@ class OwnerClient:
     """home: where `join` put keys and addresses. patience: seconds to go on trying while the owner cannot be reached, counted
     from the last progress; None for ever. on_trouble: told once when that takes long.
 
+    addresses: `host:port` to call instead of those that `home` names.
+
     The certificate is renewed in the last third of its lifetime by whichever call comes first.
     Raises WorkspaceError where `home` has not joined, IdentityError where its certificate has expired.
     """
 
-    def __init__(self, home: Path, *, patience: float | None = 60.0, on_trouble: OnTrouble | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        patience: float | None = 60.0,
+        on_trouble: OnTrouble | None = None,
+        addresses: Sequence[str] = (),
+    ) -> None:
         self.membership = Membership.open(home)
+        self._addresses = tuple(addresses) or self.membership.addresses
         self._patience, self._on_trouble = patience, on_trouble
         self._connection = self._connect()
 
@@ -257,7 +267,7 @@ class OwnerClient:
         identity = self.membership.identity()
         identity.check()
         credentials = grpc.ssl_channel_credentials(self.membership.authority(), identity.key, identity.certificate)
-        return Connection(self.membership.addresses, credentials, CollaborationStub)
+        return Connection(self._addresses, credentials, CollaborationStub)
 
     def _renew_if_due(self) -> None:
         if self.membership.identity().renewal_due():

@@ -54,7 +54,11 @@ class Membership:
             owner_key = check_public_key(bytes.fromhex(fields["owner_key"]))
             return cls(home, check_contributor_name(fields["name"]), addresses, owner_key)
         except (ValueError, KeyError, TypeError, IdentityError) as error:
-            raise WorkspaceError(f"{path} is damaged: {error}", hint="restore it from a backup, or join anew") from None
+            raise WorkspaceError(
+                f"{path} is damaged: {error}",
+                hint="restore it from a backup; or move it away, and join in this home with an invitation of `portier-owner invite NAME "
+                "--renew`",
+            ) from None
 
     def save(self) -> None:
         fields = {
@@ -102,7 +106,8 @@ class Membership:
         key, marker, certificate = pem.partition(_CERTIFICATE)
         if not marker:
             raise IdentityError(
-                f"{self.identity_file} holds no certificate", hint="restore it from a backup, or join anew"
+                f"{self.identity_file} holds no certificate",
+                hint=f"restore it from a backup, or ask the owner for `portier-owner invite {self.name} --renew` and join with that",
             )
         return Identity(key, marker + certificate)
 
@@ -135,5 +140,6 @@ class Identity:
         if timestamps.now() >= self.peer.not_after:
             raise IdentityError(
                 f"the certificate of {self.peer.name} expired on {self.peer.not_after:%Y-%m-%d}",
-                hint="ask the owner for a new invitation and join again",
+                hint=f"ask the owner to run `portier-owner invite {self.peer.name} --renew`, and run `portier-contributor join "
+                "INVITATION` here with what they send you; your signing key stays",
             )

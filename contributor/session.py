@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import timestamps
-from common.errors import ManifestError, SignatureError
+from common.errors import ConfigurationError, ConnectionLostError, ManifestError, SignatureError
 from common.files import ensure_directory, write_atomically
-from common.identity.invitation import Invitation
+from common.identity.invitation import ADDRESSES, Invitation
 from common.identity.keys import Domain, SigningKey, fingerprint, verify
+from common.identity.names import format_address, parse_address
 from contributor.contributing import Standing
 from contributor.membership import Membership
 from contributor.workspace import ContributorWorkspace
@@ -22,17 +24,53 @@ if TYPE_CHECKING:
     from contributor.patience import OnTrouble
 
 
-def join(workspace: ContributorWorkspace, invitation: str) -> dict[str, Any]:
-    """Redeem an invitation's text; returns what `describe` does.
+def join(
+    workspace: ContributorWorkspace,
+    invitation: str,
+    *,
+    patience: float = 60.0,
+    on_try: Callable[[str], None] = lambda _address: None,
+) -> dict[str, Any]:
+    """Redeem an invitation's text; returns what `describe` does. patience: seconds to go on trying while the owner cannot be
+    reached; on_try: told each address once, before it is called.
 
-    Raises InvitationError, IdentityError, WorkspaceError (joined already), ConnectionLostError.
+    Raises InvitationError, IdentityError, WorkspaceError (joined another owner already), ConnectionLostError.
     """
     from contributor import joining  # noqa: PLC0415 - grpc, which `status` does not need
 
     parsed = Invitation.from_string(invitation)
     parsed.check()
-    joining.join(parsed, workspace.home)
+    joining.join(parsed, workspace.home, patience=patience, on_try=on_try)
     return describe(workspace)
+
+
+def move(
+    workspace: ContributorWorkspace, addresses: Sequence[str], *, patience: float = 10.0
+) -> tuple[dict[str, Any], list[ConnectionLostError]]:
+    """Call the owner at these addresses (`host:port`, 1 to 8, tried in order) from now on; what `describe` returns, and which of them
+    do not answer now.
+
+    The owner must answer at one of them, by a certificate of the authority that was joined, and know this contributor.
+    patience: seconds to try each for.
+    Raises ConnectionLostError where none answers, IdentityError where somebody else does; then the old ones are kept.
+    """
+    from contributor.client import OwnerClient  # noqa: PLC0415 - torch, which `status` does not need
+
+    membership = Membership.open(workspace.home)
+    new = tuple(format_address(*parse_address(address)) for address in dict.fromkeys(addresses))
+    if not 1 <= len(new) <= ADDRESSES:
+        raise ConfigurationError(f"an owner has 1 to {ADDRESSES} addresses, not {len(new)}")
+    silent: list[ConnectionLostError] = []
+    for address in new:
+        with OwnerClient(workspace.home, patience=patience, addresses=(address,)) as client:
+            try:
+                client.submissions(1)
+            except ConnectionLostError as error:
+                silent.append(error)
+    if len(silent) == len(new):
+        raise silent[0]
+    dataclasses.replace(membership, addresses=new).save()
+    return describe(workspace), silent
 
 
 def describe(workspace: ContributorWorkspace) -> dict[str, Any]:

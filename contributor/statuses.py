@@ -78,12 +78,14 @@ def exception_of(error: grpc.RpcError, address: str) -> PortierError:
     if any(sign in details for sign in _TLS_SIGNS):
         return IdentityError(
             f"{address} did not show a certificate of the owner's authority for that name: {details}",
-            hint="check the address; if it is right, somebody else answers there",
+            hint="check the address: if it is right, somebody else answers there; where the owner has moved, "
+            "`portier-contributor address HOST:PORT` says where to",
         )
     if code in _LOST:
         return ConnectionLostError(
             f"no connection to the owner at {address} ({code.name.lower()}: {details})",
-            hint="check that the owner's service runs and the address is right",
+            hint="check that the owner's service runs and the address is right; where the owner has moved, "
+            "`portier-contributor address HOST:PORT` says where to",
         )
     return ProtocolError(f"the owner at {address} answered {code.name}: {details}")
 

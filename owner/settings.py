@@ -175,7 +175,8 @@ class ServiceSettings(Section):
     enrolment_port: int = Field(default=7444, ge=0, le=65535)
     """Port of the enrolment listener; 0 picks a free one."""
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
-    """Host names and addresses the service is reached by: they go into its certificate and into invitations."""
+    """Host names and addresses the service is reached by: they go into its certificate and into invitations. Where ports are
+forwarded to those above, host:port or host:port/enrolment_port; invitations name these, the certificate the host."""
     certificate_days: int = Field(default=90, ge=1, le=825)
     """Lifetime of TLS certificates; contributors renew theirs in the last third."""
     invitation_hours: float = Field(default=72.0, gt=0.0)

@@ -32,6 +32,8 @@ from common.files import ensure_directory
 from common.identity.authority import Authority
 from common.identity.invitation import Invitation, token_digest
 from common.identity.keys import Domain, SigningKey
+from common.identity.requests import certificate_request
+from common.identity.tls_keys import TlsKey
 from common.manifest import ReleaseManifest, SubmissionManifest, new_nonce
 from common.model_spec import ModelSpec
 from common.training_options import TrainingOptions
@@ -125,7 +127,9 @@ class Owner:
         """For the ledger alone."""
         self.store._clock = lambda: moment
 
-    def invite(self, name: str, *, hours: float = 1.0, expires: datetime | None = None) -> Invitation:
+    def invite(
+        self, name: str, *, hours: float = 1.0, expires: datetime | None = None, renew: bool = False
+    ) -> Invitation:
         invitation = Invitation.create(
             name=name,
             addresses=[f"localhost:{self.port}"],
@@ -134,8 +138,14 @@ class Owner:
             owner_key=self.key.public_key,
             expires=expires or timestamps.now() + timedelta(hours=hours),
         )
-        self.store.invite(name, token_digest(invitation.token), invitation.expires)
+        self.store.invite(name, token_digest(invitation.token), invitation.expires, renew=renew)
         return invitation
+
+    def let_expire(self, client: OwnerClient) -> None:
+        """The certificate in the client's home ran out a minute ago."""
+        key = TlsKey.generate()
+        issued = self.authority.sign_request(certificate_request(key, client.name), client.name, days=-1 / 1440)
+        client.membership.save_identity(key, issued.certificate_pem)
 
     def contributor(self, name: str, home: Path, *, patience: float | None = 5.0) -> OwnerClient:
         """Invite and join over the network."""

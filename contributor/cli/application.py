@@ -17,6 +17,7 @@ from rich.text import Text
 from typer.rich_utils import rich_format_error
 
 from common.errors import DeclinedError, PortierError
+from common.version import version
 from contributor.cli import contributing, enrolling
 from contributor.cli.rendering import errors
 
@@ -56,10 +57,19 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        click.echo(f"portier-contributor {version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[
         bool, typer.Option("--debug", envvar=DEBUG_VARIABLE, help="Show where an error came from (a traceback).")
+    ] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     if debug:
@@ -71,6 +81,7 @@ app.command()(contributing.contribute)
 app.command()(contributing.watch)
 app.command()(enrolling.status)
 app.command()(enrolling.renew)
+app.command()(enrolling.address)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from common.errors import ConfigurationError
 from contributor.cli.options import AsJson, Home
-from contributor.cli.rendering import say, write_json
+from contributor.cli.rendering import errors, say, write_json
 from contributor.workspace import ContributorWorkspace
 
 INVITATION_BYTES = 64 * 1024
+JOIN_SECONDS = 60.0
 
 
 def join(
@@ -23,7 +24,7 @@ def join(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Enrol with an owner by an invitation. Once, before anything else.
+    """Enrol with an owner by an invitation, before anything else.
 
     INVITATION is what the owner sent you: a text that begins with portier1:,
     or a file that holds it. It works once.
@@ -33,12 +34,28 @@ def join(
     else can pass for the owner. Keys stay in your home, readable by you alone;
     beside them lies contributor.toml, for settings you do not want to repeat.
 
+    Where your certificate ran out, the owner invites you again (`portier-owner
+    invite NAME --renew`): run in the same home, this gets a new certificate for
+    the signing key you have, and where the owner is now. A home that belongs to
+    another owner or name is left alone.
+
         portier-contributor join lab-7.invitation
     """
     from contributor import session  # noqa: PLC0415 - as the application says
 
     workspace = ContributorWorkspace.at(home)
-    joined = session.join(workspace, _invitation(invitation))
+    again = workspace.joined
+    joined = session.join(
+        workspace,
+        _invitation(invitation),
+        patience=JOIN_SECONDS,
+        on_try=lambda address: errors.print(
+            f"trying {address}, for up to {JOIN_SECONDS:.0f} s", soft_wrap=True, markup=False
+        ),
+    )
+    if again:
+        say(as_json, joined, f"the certificate of {joined['name']} holds until {joined['certificate_until']}")
+        return
     say(
         as_json,
         joined | {"settings": str(workspace.settings_file)},
@@ -83,13 +100,40 @@ def renew(home: Home = None, as_json: AsJson = False) -> None:
     """Get a new certificate now. `contribute` does so by itself before yours runs out.
 
     Needed only where a home rests for long: once a certificate has run out, the
-    owner has to send a new invitation. `status` says until when yours holds.
+    owner has to invite you again (`portier-owner invite NAME --renew`), and `join`
+    takes that invitation. `status` says until when yours holds.
     """
     from contributor import session  # noqa: PLC0415 - as the application says
 
     workspace = ContributorWorkspace.at(home)
     renewed = session.renew(workspace)
     say(as_json, renewed, f"the certificate of {renewed['name']} holds until {renewed['certificate_until']}")
+
+
+def address(
+    addresses: Annotated[str, typer.Argument(metavar="HOST:PORT[,HOST:PORT]", show_default=False)],
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Go on trying each address for so long.")
+    ] = 10.0,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Call the owner somewhere else from now on: it has moved to another host or port.
+
+    Several addresses are tried in order. The owner has to answer at one of them
+    now, and to show that it is the one you have joined; else the old addresses
+    stay. `status` shows them.
+
+        portier-contributor address owner.example.org:7443
+    """
+    from contributor import session  # noqa: PLC0415 - as the application says
+
+    workspace = ContributorWorkspace.at(home)
+    given = [part.strip() for part in addresses.split(",") if part.strip()]
+    moved, silent = session.move(workspace, given, patience=patience)
+    for error in silent:
+        errors.print(f"kept, though nobody answers there now: {error.message}", soft_wrap=True, markup=False)
+    say(as_json, moved, f"the owner is called at {', '.join(moved['addresses'])}")
 
 
 def _invitation(given: str) -> str:

@@ -73,7 +73,8 @@ def init(
     name: Annotated[
         list[str] | None,
         typer.Option(
-            help="A host name or address contributors reach this machine by; may be repeated.",
+            help="A host name or address contributors reach this machine by, with host:port/enrolment_port where ports are "
+            "forwarded; may be repeated.",
             show_default="localhost, 127.0.0.1",
         ),
     ] = None,

@@ -22,6 +22,12 @@ def register(app: typer.Typer) -> None:
 def invite(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the contributor will be known by, for good.")],
     workspace: WorkspaceOption = HERE,
+    renew: Annotated[
+        bool,
+        typer.Option(
+            "--renew", help="For somebody enrolled whose certificate ran out: good for the key they have alone."
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the invitation to this file, mode 0600, instead of printing it."),
@@ -34,13 +40,17 @@ def invite(
     The invitation says where your service is, carries what they need to tell it from a stranger's, and a token that works
     once, until it expires. Whoever reads it first can join in its place. They then run
     `portier-contributor join INVITATION`. Inviting a name again withdraws its earlier invitation.
+
+    A contributor who was away for longer than a certificate lives (service.certificate_days) cannot renew it. `--renew`
+    invites the enrolled name again: `join`, run in the home that has joined, then gets a certificate for the same signing
+    key, and your present addresses. Nobody else can use such an invitation.
     """
     from common.files import write_secret  # noqa: PLC0415
     from owner.operations.opening import open_office, parse_overrides  # noqa: PLC0415
     from owner.operations.people import invite as make  # noqa: PLC0415
 
     with open_office(workspace, parse_overrides(set_)) as office:
-        invitation = make(office, name)
+        invitation = make(office, name, renew=renew)
     text = invitation.to_string()
     if output is not None:
         write_secret(output, f"{text}\n".encode(), replace=True)

@@ -1,7 +1,8 @@
 """Who may contribute: invitations, enrolment, certificates, revocation. Functions over a session, used by `Store`.
 
 A name belongs to one signing key for good. It is never given to a second person, not after a revocation either: old
-submissions and receipts carry it, and whoever reads them later must not have to ask which of two people was meant.
+submissions and receipts carry it, and whoever reads them later must not have to ask which of two people was meant. Somebody
+whose certificate ran out is therefore invited again for the key they have, and for no other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FRESH_CERTIFICATES: Final = 5
 """Certificates a name may have whose last third has not begun; clients renew in the last third, and answers can be lost."""
 
 
-def invite(tx: Transaction, name: str, token_sha256: str, expires: datetime) -> None:
+def invite(tx: Transaction, name: str, token_sha256: str, expires: datetime, *, renew: bool = False) -> None:
     check_contributor_name(name)
     if not _SHA256.fullmatch(token_sha256):
         raise InvitationError("an invitation is kept as the SHA-256 of its token, 64 hex digits")
@@ -42,30 +43,39 @@ def invite(tx: Transaction, name: str, token_sha256: str, expires: datetime) -> 
             f"{name} was revoked on {enrolled.revoked[:10]}; a name is not given out twice",
             hint=f"invite them under a new name, {name}-2 for example",
         )
-    if enrolled is not None:
+    if enrolled is not None and not renew:
         raise IdentityError(
             f"{name} is enrolled already",
-            hint=f"where the key is lost, revoke {name} and invite them under a new name; "
-            "certificates are renewed without an invitation",
+            hint=f"where their certificate ran out, `portier-owner invite {name} --renew` invites the key they have; "
+            f"where that key is lost, revoke {name} and invite them under a new name",
         )
+    if enrolled is None and renew:
+        raise _unknown(tx.session, name)
     if tx.session.get(InvitationRow, token_sha256) is not None:
         raise InvitationError("this token has been given out already; every invitation needs a fresh one")
     _withdraw(tx, name)
     row = InvitationRow(token_sha256=token_sha256, name=name, created=tx.time, expires=timestamp(expires))
     tx.session.add(row)
-    tx.append("invitation", {"name": name, "token_sha256": token_sha256, "expires": row.expires})
+    bound = {} if enrolled is None else {"signing_key": enrolled.signing_key.hex()}
+    tx.append("invitation", {"name": name, "token_sha256": token_sha256, "expires": row.expires, **bound})
 
 
 def check_token(session: Session, token: str, now: datetime, signing_key: bytes | None) -> str:
     row = session.get(InvitationRow, token_digest(token))
     if row is None:
         raise InvitationError("this invitation is not known here", hint="ask the owner for a new one")
-    if row.used_at is not None and signing_key is not None:
-        enrolled = session.get(ContributorRow, row.name)
-        if enrolled is not None and enrolled.revoked is None and enrolled.signing_key == signing_key:
-            _check_expiry(row, now)
-            return row.name
+    enrolled = session.get(ContributorRow, row.name)
+    theirs = enrolled is not None and enrolled.revoked is None and enrolled.signing_key == signing_key
+    if row.used_at is not None and theirs:
+        _check_expiry(row, now)
+        return row.name
     _check_open(row, now)
+    # An open invitation for somebody enrolled renews, and a name stands for one key: its holder's alone.
+    if enrolled is not None and signing_key is not None and not theirs:
+        raise InvitationError(
+            f"this invitation is for the signing key that {row.name} enrolled with, not for {fingerprint(signing_key)}",
+            hint="use the home that has joined as that name; where its key is lost, ask the owner for an invitation under a new name",
+        )
     return row.name
 
 
@@ -80,7 +90,9 @@ def redeem(
     allow_retry: bool,
 ) -> Contributor:
     check_public_key(signing_key)
-    invited = check_token(tx.session, token, tx.now, signing_key if allow_retry else None)
+    invited = check_token(tx.session, token, tx.now, signing_key)
+    if not allow_retry:
+        _check_open(tx.session.get_one(InvitationRow, token_digest(token)), tx.now)
     if name is not None and name != invited:
         raise InvitationError(f"this invitation is for {invited}, not for {name}")
     used = tx.session.execute(
@@ -99,6 +111,11 @@ def redeem(
         # `check_token` let a used invitation pass: the same person again, whose answer was lost on the way.
         add_certificate(tx, invited, serial, not_after)
         return contributor(tx.session, invited)
+    body = {"name": invited, "signing_key": signing_key.hex(), "token_sha256": token_digest(token)}
+    if tx.session.get(ContributorRow, invited) is not None:
+        tx.append("re-enrolment", body)
+        add_certificate(tx, invited, serial, not_after)
+        return contributor(tx.session, invited)
     holder = tx.session.execute(
         select(ContributorRow.name).where(ContributorRow.signing_key == signing_key)
     ).scalar_one_or_none()
@@ -110,7 +127,6 @@ def redeem(
     row = ContributorRow(name=invited, signing_key=signing_key, enrolled=tx.time, revoked=None, reason="")
     tx.session.add(row)
     tx.session.flush()
-    body = {"name": invited, "signing_key": signing_key.hex(), "token_sha256": token_digest(token)}
     tx.append("enrolment", body)
     add_certificate(tx, invited, serial, not_after)
     return to_contributor(row)

@@ -75,13 +75,10 @@ class Replay:
             case "ledger":
                 self.owner_key = _text(body, "owner_key")
             case "invitation":
-                self._withdraw(entry)
-                self.invitations[_text(body, "token_sha256")] = InvitationEntry(
-                    _text(body, "name"), entry.time, _text(body, "expires")
-                )
+                self._invitation(entry)
             case "invitation-withdrawn":
                 self._withdraw(entry)
-            case "enrolment":
+            case "enrolment" | "re-enrolment":
                 self._enrolment(entry)
             case "certificate":
                 self.certificates[_text(body, "serial")] = CertificateEntry(
@@ -102,6 +99,17 @@ class Replay:
             case "pruned":
                 self.pruned[_text(body, "submission")] = entry.time
 
+    def _invitation(self, entry: Entry) -> None:
+        self._withdraw(entry)
+        name = _text(entry.body, "name")
+        if _text(entry.body, "signing_key") != self._key_of(name):
+            self.problems.append(
+                f"entry {entry.index} invites {name} for another key than the one that the name stands for"
+            )
+        self.invitations[_text(entry.body, "token_sha256")] = InvitationEntry(
+            name, entry.time, _text(entry.body, "expires")
+        )
+
     def _withdraw(self, entry: Entry) -> None:
         """Of the invitations of a name only the newest works; a revocation leaves none."""
         for invitation in self.invitations.values():
@@ -109,13 +117,26 @@ class Replay:
                 invitation.withdrawn = invitation.withdrawn or entry.time
 
     def _enrolment(self, entry: Entry) -> None:
-        name = _text(entry.body, "name")
-        self.people[name] = PersonEntry(_text(entry.body, "signing_key"), entry.time)
+        name, signing_key = _text(entry.body, "name"), _text(entry.body, "signing_key")
+        if entry.kind == "re-enrolment":
+            if not signing_key or self._key_of(name) != signing_key:
+                self.problems.append(
+                    f"entry {entry.index} takes {name} in again with a key that the name does not stand for"
+                )
+        elif name in self.people:
+            self.problems.append(f"entry {entry.index} enrols {name} for the second time")
+        else:
+            self.people[name] = PersonEntry(signing_key, entry.time)
         invitation = self.invitations.get(_text(entry.body, "token_sha256"))
         if invitation is None or invitation.name != name or not invitation.open_at(entry.time):
             self.problems.append(f"entry {entry.index} enrols {name} by an invitation that was not open")
         if invitation is not None:
             invitation.used = invitation.used or entry.time
+
+    def _key_of(self, name: str) -> str:
+        """Hex; "" where nobody of that name is enrolled, or no longer."""
+        person = self.people.get(name)
+        return "" if person is None or person.revoked else person.signing_key
 
     def _revocation(self, entry: Entry) -> None:
         self._withdraw(entry)

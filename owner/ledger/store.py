@@ -136,19 +136,21 @@ class Store:
 
     # Who may contribute
 
-    def invite(self, name: str, token_sha256: str, expires: datetime) -> None:
+    def invite(self, name: str, token_sha256: str, expires: datetime, *, renew: bool = False) -> None:
         """Opens an invitation; earlier open ones of this name are withdrawn.
 
-        Raises IdentityError for a name that is enrolled, was revoked (names are not given out twice) or is no name.
+        renew: for somebody enrolled, whose certificate ran out; it can be redeemed with the signing key they enrolled with alone.
+        Raises IdentityError for a name that is enrolled (with `renew`: that is not), was revoked (names are not given out twice)
+        or is no name.
         """
         with self._write() as tx:
-            identity_records.invite(tx, name, token_sha256, expires)
+            identity_records.invite(tx, name, token_sha256, expires, renew=renew)
 
     def check_token(self, token: str, *, signing_key: bytes | None = None) -> str:
         """The name an open invitation is for. Raises InvitationError where it is unknown, used, withdrawn or expired.
 
         signing_key: where given, an invitation this very key has used passes too until it expires: its holder's answer was
-        lost on the way.
+        lost on the way; and an invitation that renews somebody's enrolment passes for the key they enrolled with alone.
         """
         with self._read() as session:
             return identity_records.check_token(session, token, self._clock(), signing_key)
@@ -163,7 +165,8 @@ class Store:
         not_after: datetime,
         allow_retry: bool = False,
     ) -> Contributor:
-        """Uses an invitation up, enrols its name with `signing_key` (32 bytes) and records its first certificate.
+        """Uses an invitation up, enrols its name with `signing_key` (32 bytes) and records its first certificate; or, where the
+        name is enrolled with that key, records a further one.
 
         Of several calls with one token exactly one succeeds. allow_retry: the key that used the token may come again, for
         another certificate, until the token expires. Raises InvitationError, IdentityError for a key that is enrolled
@@ -201,12 +204,16 @@ class Store:
         with self._look() as connection:
             found = connection.execute(_IDENTITY, {"serial": serial}).one_or_none()
         if found is None or found.name != name:
-            raise IdentityError(f"the certificate {serial[:64]} of {name[:64]!a} is not known here", hint="join again")
+            raise IdentityError(
+                f"the certificate {serial[:64]} of {name[:64]!a} is not known here",
+                hint="ask the owner for an invitation",
+            )
         if found.revoked is not None:
             raise identity_records.revoked_error(name, found.revoked)
         if found.not_after <= timestamp(self._clock()):
             raise IdentityError(
-                f"the certificate of {name} expired at {found.not_after}", hint="renew it or join again"
+                f"the certificate of {name} expired at {found.not_after}",
+                hint=f"ask the owner for an invitation (portier-owner invite {name} --renew), and join with it in the same home",
             )
         return Contributor(found.name, found.signing_key, found.enrolled, None, found.reason)
 

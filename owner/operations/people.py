@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from common import timestamps
-from common.errors import ConfigurationError, IdentityError, StorageError
+from common.errors import ConfigurationError, StorageError
 from common.files import read_bounded
 from common.identity.invitation import Invitation, token_digest
-from common.identity.names import check_contributor_name, check_host, format_address
+from common.identity.names import check_contributor_name
+from owner.addresses import Reached
 from owner.certificates import load_authority
 from owner.histories import standing
 from owner.ledger.records import Contributor, SubmissionState
@@ -44,26 +45,22 @@ class Standing:
         }
 
 
-def invite(office: Office, name: str) -> Invitation:
-    """An invitation for a new contributor, good once until it expires. Raises IdentityError, ConfigurationError."""
+def invite(office: Office, name: str, *, renew: bool = False) -> Invitation:
+    """An invitation for a new contributor, good once until it expires; renew: for one that is enrolled and whose certificate ran
+    out, good for the signing key it has alone. Raises IdentityError, ConfigurationError."""
     check_contributor_name(name)
-    if any(one.name == name for one in office.store.contributors()):
-        raise IdentityError(
-            f"{name} is enrolled already", hint="choose another name: a name stands for one key for good"
-        )
     service = office.settings.service
     port, enrolment_port = ports(office.workspace, office.settings)
-    for host in service.names:
-        check_host(host)
+    reached = [Reached.parse(one).addresses(port, enrolment_port) for one in service.names]
     invitation = Invitation.create(
         name=name,
-        addresses=[format_address(host, port) for host in service.names],
-        enrolment_addresses=[format_address(host, enrolment_port) for host in service.names],
+        addresses=list(dict.fromkeys(service_at for service_at, _ in reached)),
+        enrolment_addresses=list(dict.fromkeys(enrolment_at for _, enrolment_at in reached)),
         ca_certificate=load_authority(office.workspace).certificate_der,
         owner_key=office.signing_key.public_key,
         expires=timestamps.now() + timedelta(hours=service.invitation_hours),
     )
-    office.store.invite(name, token_digest(invitation.token), invitation.expires)
+    office.store.invite(name, token_digest(invitation.token), invitation.expires, renew=renew)
     return invitation
 
 

@@ -21,6 +21,7 @@ from grpc_health.v1.health import aio as health
 
 from common.errors import ConfigurationError, ConnectionLostError, PortierError, PortInUseError
 from common.identity.authority import Authority
+from owner.addresses import hosts
 from owner.ledger.store import Store
 from owner.service import reconciliation
 from owner.service.authentication import Context, Door, off_loop
@@ -71,7 +72,7 @@ async def serve(
         disk = stack.enter_context(ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "disk"))
         authority = Authority.load(workspace.authority_key, workspace.authority_certificate)
         certificate = ServerCertificate(
-            workspace, authority, names=settings.service.names, days=settings.service.certificate_days
+            workspace, authority, names=hosts(settings.service.names), days=settings.service.certificate_days
         )
         await off_loop(disk, reconciliation.reconcile, workspace, store)
 

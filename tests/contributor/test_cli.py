@@ -9,18 +9,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from common import timestamps
 from common.identity.authority import Authority
+from common.identity.invitation import Invitation
 from common.identity.keys import SigningKey
 from common.identity.requests import certificate_request
 from common.identity.tls_keys import TlsKey
 from contributor import contributing, session
-from contributor.cli import run
+from contributor.cli import enrolling, run
 from contributor.contributing import Standing
 from contributor.membership import Membership
 from contributor.requests import Request
@@ -70,6 +73,7 @@ def _connect_to(monkeypatch: pytest.MonkeyPatch, *standings: Standing) -> None:
         (["contribute", "--data", "digits"], 21, "portier-contributor join"),
         (["status"], 21, "belongs to no owner yet"),
         (["renew"], 21, "belongs to no owner yet"),
+        (["address", "localhost:7443"], 21, "belongs to no owner yet"),
         (["watch", "ff"], 10, "no submission of this home"),
         (["join", "no-such-file"], 10, "no-such-file"),
         (["join", "portier1:AAAA"], 31, "invitation"),
@@ -305,6 +309,55 @@ def test_an_unexpected_error_is_no_bare_traceback(
     said = capsys.readouterr().err
     assert "RuntimeError: [oops]" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("side", ["contributor", "owner"])
+def test_a_system_without_file_locks_is_told_in_two_lines(side: str) -> None:
+    code = f"import sys; sys.modules['fcntl'] = None; import {side}.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 10
+    assert "Linux and macOS" in done.stderr.splitlines()[0]
+    assert "WSL2" in done.stderr.splitlines()[1]
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("portier-contributor ")
+
+
+def test_join_says_where_it_knocks_and_for_how_long(
+    joined: ContributorWorkspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolling, "JOIN_SECONDS", 0.0)
+    authority, [address] = Authority.create(), Membership.open(joined.home).addresses
+    invitation = Invitation.create(
+        name="ada",
+        addresses=[address],
+        enrolment_addresses=[address],
+        ca_certificate=authority.certificate_pem,
+        owner_key=SigningKey.generate().public_key,
+        expires=timestamps.now() + timedelta(hours=1),
+    )
+    assert run(["join", invitation.to_string(), "--home", str(tmp_path / "new")]) == 51
+    assert capsys.readouterr().err.splitlines()[0] == f"trying {address}, for up to 0 s"
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        ("localhost", 30, "is not an address"),
+        (",", 10, "1 to 8 addresses"),
+        ("127.0.0.1:1", 51, "no connection to the owner at 127.0.0.1:1"),
+    ],
+)
+def test_an_address_where_no_owner_answers_is_not_taken(
+    joined: ContributorWorkspace, capsys: pytest.CaptureFixture[str], given: str, code: int, said: str
+) -> None:
+    before = Membership.open(joined.home).addresses
+    assert run(["address", given, "--patience", "0", "--home", str(joined.home)]) == code
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert Membership.open(joined.home).addresses == before
 
 
 def test_an_interruption_says_how_to_go_on(

@@ -19,20 +19,24 @@ from common.errors import (
     PortierError,
     ProtocolError,
     QuotaError,
+    RevokedError,
     SignatureError,
     StorageError,
     WeightsError,
     WireError,
     WorkspaceError,
 )
+from common.identity.authority import Authority
 from common.identity.keys import SigningKey
 from common.receipts import Receipt
-from contributor import transfers
+from contributor import session, transfers
+from contributor.cli import run
 from contributor.client import OfferedRelease, OwnerClient, State
 from contributor.membership import Membership
 from contributor.patience import OnTrouble, Patience
 from contributor.settings import template
 from contributor.transfers import Download, part_of
+from contributor.workspace import ContributorWorkspace
 from owner.ledger.records import GuardState, SubmissionState
 from protos import collaboration_pb2 as wire
 from tests.network import Owner, serving, sign, submission
@@ -68,6 +72,51 @@ def test_a_receipt_the_owner_did_not_sign_is_refused(client: OwnerClient, tmp_pa
     signed = submission(client, client.release().id, tmp_path / "s.safetensors")
     with distrusting(client) as other, pytest.raises(SignatureError, match="receipt"):
         other.submit(signed.manifest, signed.signature, signed.path)
+
+
+def test_an_owner_that_moved_is_called_where_it_is_now(owner: Owner, client: OwnerClient) -> None:
+    home = ContributorWorkspace(client.membership.home)
+    dataclasses.replace(client.membership, addresses=("127.0.0.1:1",)).save()
+    with pytest.raises(ConnectionLostError) as caught, OwnerClient(home.home, patience=0.0) as lost:
+        lost.release()
+    assert "portier-contributor address HOST:PORT" in caught.value.hint
+    new = (f"localhost:{owner.port}", "127.0.0.1:1")
+    moved, silent = session.move(home, new, patience=0.0)
+    assert (tuple(moved["addresses"]), len(silent)) == (new, 1)
+    with OwnerClient(home.home, patience=0.0) as found:
+        assert found.release().current
+
+
+def test_an_address_where_somebody_else_answers_is_not_taken(owner: Owner, client: OwnerClient) -> None:
+    home = ContributorWorkspace(client.membership.home)
+    client.membership.authority_file.write_bytes(Authority.create().certificate_pem)
+    with pytest.raises(IdentityError, match="did not show a certificate of the owner's authority") as caught:
+        session.move(home, [f"localhost:{owner.port}", "127.0.0.1:1"], patience=0.0)
+    assert "portier-contributor address HOST:PORT" in caught.value.hint
+    assert Membership.open(home.home).addresses == client.membership.addresses
+
+
+def test_an_owner_that_does_not_know_the_contributor_is_not_moved_to(owner: Owner, client: OwnerClient) -> None:
+    owner.store.revoke(client.name)
+    with pytest.raises(RevokedError):
+        session.move(ContributorWorkspace(client.membership.home), [f"127.0.0.1:{owner.port}"], patience=0.0)
+    assert Membership.open(client.membership.home).addresses == client.membership.addresses
+
+
+def test_the_commands_bring_a_home_back_whose_certificate_ran_out(
+    owner: Owner, client: OwnerClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = client.membership.home
+    owner.let_expire(client)
+    assert run(["renew", "--home", str(home)]) == 30
+    assert "portier-owner invite ann --renew" in " ".join(capsys.readouterr().err.split())
+    assert run(["join", owner.invite("ann", renew=True).to_string(), "--home", str(home)]) == 0
+    printed = capsys.readouterr()
+    assert f"trying localhost:{owner.enrolment_port}, for up to 60 s" in printed.err
+    assert "the certificate of ann holds until" in printed.out
+    assert run(["renew", "--home", str(home)]) == 0
+    assert run(["address", f"127.0.0.1:{owner.port}", "--home", str(home)]) == 0
+    assert Membership.open(home).addresses == (f"127.0.0.1:{owner.port}",)
 
 
 def test_a_release_is_found_by_its_id_and_an_unknown_one_named(client: OwnerClient) -> None:

@@ -203,6 +203,19 @@ def test_an_invitation_in_a_file_is_for_its_owner_alone(
     assert Invitation.from_string(path.read_text()).token not in json.dumps(found)
 
 
+def test_an_enrolled_name_is_invited_again_where_that_is_asked_for(
+    root: Path, ada: Contributor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["invite", "ada", "-w", str(root)]) == 30
+    assert "portier-owner invite ada --renew" in " ".join(capsys.readouterr().err.split())
+    assert Invitation.from_string(output(capsys, "invite", "ada", "--renew", "-w", root)["invitation"]).name == "ada"
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("portier-owner ")
+
+
 def test_contributors_are_listed_and_revoked(
     root: Path, office: Office, ada: Contributor, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ from common.identity.authority import Authority
 from common.identity.invitation import Invitation, token_digest
 from common.weights import load, save
 from owner import assessment, housekeeping
+from owner.addresses import hosts
 from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.guards import GuardKeeper, needed_guards
 from owner.ledger.records import GuardState, ReleaseStatus, Submission, SubmissionState
@@ -247,6 +248,41 @@ def test_the_ledger_keeps_no_token(office: Office) -> None:
 def test_a_name_that_is_taken_is_not_invited(office: Office, ada: Contributor) -> None:
     with pytest.raises(IdentityError, match="ada is enrolled already"):
         people.invite(office, "ada")
+
+
+def test_somebody_enrolled_is_invited_again_for_the_key_they_have(office: Office, ada: Contributor) -> None:
+    invitation = people.invite(office, "ada", renew=True)
+    assert office.store.check_token(invitation.token, signing_key=office.store.contributor("ada").signing_key) == "ada"
+    with pytest.raises(IdentityError, match="nobody called 'bob' is enrolled"):
+        people.invite(office, "bob", renew=True)
+
+
+def test_an_invitation_names_the_ports_that_are_forwarded(root: Path) -> None:
+    names = ["gate.example.org:17443/17444", "gate.example.org:443", "[::1]:443", "::1", "owner.local"]
+    with open_office(root, {"service.names": names}) as office:
+        invitation = people.invite(office, "bob")
+    assert invitation.addresses == (
+        "gate.example.org:17443",
+        "gate.example.org:443",
+        "[::1]:443",
+        "[::1]:7443",
+        "owner.local:7443",
+    )
+    assert invitation.enrolment_addresses == (
+        "gate.example.org:17444",
+        "gate.example.org:7444",
+        "[::1]:7444",
+        "owner.local:7444",
+    )
+    assert hosts(names) == ("gate.example.org", "::1", "owner.local")
+
+
+@pytest.mark.parametrize(
+    "name", ["gate.example.org:0", "gate.example.org:443/", "gate.example.org/443", "a b", "x:1:2"]
+)
+def test_a_name_the_service_cannot_be_reached_by_is_refused(root: Path, name: str) -> None:
+    with open_office(root, {"service.names": [name]}) as office, pytest.raises(IdentityError, match="is not a"):
+        people.invite(office, "bob")
 
 
 def test_with_any_free_port_the_running_service_says_which(root: Path) -> None:

@@ -170,6 +170,7 @@ def test_an_enrolled_name_is_not_invited_again(world):
     world.enrol("ada")
     with pytest.raises(IdentityError, match="enrolled already") as caught:
         invited(world, "ada")
+    assert "portier-owner invite ada --renew" in caught.value.hint
     assert "revoke ada" in caught.value.hint
 
 
@@ -179,6 +180,65 @@ def test_a_revoked_name_is_not_given_out_again(world):
     with pytest.raises(IdentityError, match="not given out twice") as caught:
         invited(world, "ada")
     assert "ada-2" in caught.value.hint
+
+
+def renewed(world: World, name: str, which: str = "a renewal") -> str:
+    token = token_of(which)
+    world.store.invite(name, token_digest(token), world.clock.now + timedelta(hours=1), renew=True)
+    return token
+
+
+def test_an_enrolled_name_is_renewed_with_the_key_it_stands_for(world):
+    before = redeem(world, invited(world, "ada"), serial="01")
+    world.clock.forward(days=40)
+    token = renewed(world, "ada")
+    assert world.store.check_token(token, signing_key=key_of(7).public_key) == "ada"
+    assert redeem(world, token, name="ada", serial="02") == before
+    assert world.store.identify("02", "ada") == before
+    assert [entry.kind for entry in world.store.entries()][-3:] == ["invitation", "re-enrolment", "certificate"]
+    assert world.store.verify().ok
+
+
+def test_a_renewal_is_of_no_use_to_another_key(world):
+    redeem(world, invited(world, "ada"), serial="01")
+    redeem(world, invited(world, "eve", "of eve"), seed=8, serial="02")
+    token = renewed(world, "ada")
+    for seed in (8, 9):
+        with pytest.raises(InvitationError, match="for the signing key that ada enrolled with"):
+            world.store.check_token(token, signing_key=key_of(seed).public_key)
+        with pytest.raises(InvitationError, match="for the signing key that ada enrolled with"):
+            redeem(world, token, seed=seed, serial="03", allow_retry=True)
+    assert world.store.contributor("ada").signing_key == key_of(7).public_key
+    assert redeem(world, token, serial="03").name == "ada"
+    assert world.store.verify().ok
+
+
+def test_a_renewal_works_once_and_again_for_a_lost_answer(world):
+    redeem(world, invited(world, "ada"), serial="01")
+    token = renewed(world, "ada")
+    redeem(world, token, serial="02")
+    with pytest.raises(InvitationError, match="used already"):
+        redeem(world, token, serial="03")
+    assert redeem(world, token, serial="03", allow_retry=True).name == "ada"
+    assert world.store.verify().ok
+
+
+def test_a_renewal_of_somebody_revoked_since_is_withdrawn(world):
+    redeem(world, invited(world, "ada"), serial="01")
+    token = renewed(world, "ada")
+    world.store.revoke("ada")
+    with pytest.raises(InvitationError, match="withdrawn"):
+        redeem(world, token, serial="02")
+    with pytest.raises(IdentityError, match="not given out twice"):
+        renewed(world, "ada", "another")
+    assert world.store.verify().ok
+
+
+def test_nobody_is_renewed_who_is_not_enrolled(world):
+    world.enrol("ward-north")
+    with pytest.raises(IdentityError, match="nobody called 'ward-nort' is enrolled") as caught:
+        renewed(world, "ward-nort")
+    assert "ward-north" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["", "../ada", "Ada", "a" * 64, "ada\n"])

@@ -255,6 +255,47 @@ def test_an_open_invitation_that_was_prolonged_is_found(busy_world):
     assert "expires is 2099-01-01T00:00:00.000000Z, the ledger says 2026-01-03" in problems[0]
 
 
+def renewed(world: World) -> str:
+    """The digest of an invitation by which ada was taken in again."""
+    token = token_of("renewal")
+    world.store.invite("ada", token_digest(token), LATER, renew=True)
+    world.store.redeem(token, signing_key=world.keys["ada"].public_key, serial="0e", not_after=LATER)
+    return token_digest(token)
+
+
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        ("UPDATE invitations SET used_at = NULL WHERE token_sha256 = '{}'", "used_at is empty, the ledger says 2026"),
+        ("DELETE FROM invitations WHERE token_sha256 = '{}'", "is missing"),
+        ("UPDATE contributors SET signing_key = zeroblob(32) WHERE name = 'ada'", "another signing key"),
+    ],
+)
+def test_a_renewal_is_accounted_for_by_its_entries(busy_world, statement, finding):
+    digest = renewed(busy_world)
+    assert busy_world.store.verify().ok
+    problems = tamper(busy_world, statement.format(digest))
+    assert any(finding in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("kind", "finding"),
+    [
+        ("invitation", "invites ada for another key than the one that the name stands for"),
+        ("re-enrolment", "takes ada in again with a key that the name does not stand for"),
+    ],
+)
+def test_an_owner_who_writes_that_a_name_was_renewed_for_another_key_is_found(busy_world, kind, finding):
+    renewed(busy_world)
+    other = key_of(66).public_key.hex()
+
+    def edit(entry_kind, body):
+        return {**body, "signing_key": other} if entry_kind == kind and "signing_key" in body else body
+
+    problems = tamper(busy_world, *rewritten(busy_world, busy_world.owner, edit))
+    assert any(finding in problem for problem in problems), problems
+
+
 def test_somebody_enrolled_by_an_invitation_that_had_been_withdrawn_is_found(busy_world):
     """The row revived, used, and put back: only the order of the entries tells."""
     token = token_of("withdrawn")

@@ -15,6 +15,7 @@ import pytest
 from common.errors import IdentityError, InvitationError, QuotaError, SignatureError, WireError, WorkspaceError
 from common.identity.authority import Authority
 from common.identity.invitation import new_token
+from common.identity.keys import SigningKey
 from common.identity.requests import enrolment_request
 from common.identity.tls_keys import TlsKey
 from contributor.client import OwnerClient
@@ -85,6 +86,75 @@ def test_a_home_joins_one_owner(owner: Owner, tmp_path: Path) -> None:
     join(owner.invite("ann"), tmp_path / "home")
     with pytest.raises(WorkspaceError, match="joined as ann already"):
         join(owner.invite("bob"), tmp_path / "home")
+
+
+def files_of(home: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+def test_a_home_whose_certificate_ran_out_joins_again_with_the_key_it_has(owner: Owner, ann: OwnerClient) -> None:
+    home, before = ann.membership.home, files_of(ann.membership.home)
+    owner.let_expire(ann)
+    with pytest.raises(IdentityError, match="expired on") as caught:
+        OwnerClient(home)
+    assert "portier-owner invite ann --renew" in caught.value.hint
+    dataclasses.replace(ann.membership, addresses=("old.example:7443",)).save()
+    join(owner.invite("ann", renew=True), home)
+    with OwnerClient(home) as client:
+        assert client.release().current
+    after = files_of(home)
+    assert {name for name in after if after[name] != before.get(name)} == {"keys/identity.pem"}
+    assert owner.store.verify().ok
+
+
+def test_a_home_whose_membership_is_damaged_joins_again_with_the_key_it_has(owner: Owner, ann: OwnerClient) -> None:
+    home, key = ann.membership.home, ann.membership.signing_key().public_key
+    (home / "membership.json").write_text("damaged")
+    invitation = owner.invite("ann", renew=True)
+    with pytest.raises(WorkspaceError, match="is damaged") as caught:
+        join(invitation, home)
+    assert "move it away" in caught.value.hint
+    (home / "membership.json").unlink()
+    assert join(invitation, home).signing_key().public_key == key
+
+
+def test_a_renewal_in_a_strangers_hands_is_of_no_use(owner: Owner, ann: OwnerClient, tmp_path: Path) -> None:
+    invitation = owner.invite("ann", renew=True)
+    with pytest.raises(InvitationError, match="for the signing key that ann enrolled with"):
+        join(invitation, tmp_path / "stranger")
+    assert not (tmp_path / "stranger").exists()
+    join(invitation, ann.membership.home)
+
+
+@pytest.mark.parametrize("change", ["name", "owner_key", "authority"])
+def test_a_home_that_joined_is_left_alone_by_any_other_invitation(owner: Owner, ann: OwnerClient, change: str) -> None:
+    invitation = owner.invite("ann", renew=True)
+    changed = {
+        "name": {"name": "bob"},
+        "owner_key": {"owner_key": SigningKey.generate().public_key},
+        "authority": {"ca_certificate": Authority.create().certificate_der},
+    }[change]
+    before = files_of(ann.membership.home)
+    with pytest.raises(WorkspaceError, match=r"another authority|joined as ann"):
+        join(dataclasses.replace(invitation, **changed), ann.membership.home)
+    assert files_of(ann.membership.home) == before
+    assert owner.store.check_token(invitation.token) == "ann"
+
+
+def test_a_refused_renewal_leaves_the_home_as_it_was(owner: Owner, ann: OwnerClient) -> None:
+    before = files_of(ann.membership.home)
+    forged = dataclasses.replace(owner.invite("ann", renew=True), token=new_token())
+    with pytest.raises(InvitationError, match="not known"):
+        join(forged, ann.membership.home)
+    assert files_of(ann.membership.home) == before
+
+
+def test_a_certificate_for_a_forwarded_port_holds_the_host_alone(
+    serve_owner: Callable[..., Owner], tmp_path: Path
+) -> None:
+    owner = serve_owner(service__names=("localhost:17443/17444", "127.0.0.1"))
+    with owner.contributor("ann", tmp_path / "homes") as client:
+        assert client.release().current
 
 
 def enrol(owner: Owner, message: wire.EnrolRequest) -> wire.Certificate:

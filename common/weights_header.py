@@ -38,6 +38,18 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
 CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
 _DEPTH: Final = 3  # object, tensor, shape
+# A safetensors file can begin with these bytes too, so they count only where the header is impossible.
+_OTHERS: Final[Mapping[bytes, str]] = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes it,",
+    b"\x80\x02": "a pickle, as old versions of torch.save write it,",
+    b"\x80\x03": "a pickle",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+}
+_CONVERT: Final = (
+    "Portier unpickles nothing: a pickle runs code. Where you built the model, write its weights by "
+    'safetensors.torch.save_file(model.state_dict(), "model.safetensors")'
+)
 
 
 @dataclass(frozen=True)
@@ -115,11 +127,12 @@ def read_start(file: BinaryIO, file_bytes: int, limits: Limits) -> tuple[Header,
         raise WeightsError("FILE_TOO_SHORT", f"a safetensors file has at least 8 bytes, this one {len(prefix)}")
     length = int.from_bytes(prefix, "little")
     if length > limits.header_bytes:
-        raise WeightsError("HEADER_TOO_LONG", f"the header claims {length} bytes, the limit is {limits.header_bytes}")
-    if length > file_bytes - 8:
-        raise WeightsError(
-            "FILE_TOO_SHORT", f"the header claims {length} bytes, the file has {file_bytes - 8} after it"
+        raise _no_header(
+            "HEADER_TOO_LONG", prefix, f"the header claims {length} bytes, the limit is {limits.header_bytes}"
         )
+    if length > file_bytes - 8:
+        claim = f"the header claims {length} bytes, the file has {file_bytes - 8} after it"
+        raise _no_header("FILE_TOO_SHORT", prefix, claim)
     text = file.read(length)
     if len(text) < length:
         raise WeightsError("FILE_TOO_SHORT", f"the file ends within its header of {length} bytes")
@@ -217,6 +230,14 @@ def _spec(name: str, entry: dict[str, Any], limits: Limits) -> TensorSpec:
 def _sizes(value: Any, most: int) -> bool:
     """Whether `value` is a list of at most `most` integers, each from 0 (bool is an int in Python, not in JSON)."""
     return isinstance(value, list) and len(value) <= most and all(type(size) is int and size >= 0 for size in value)
+
+
+def _no_header(code: str, prefix: bytes, why: str) -> WeightsError:
+    """What a file is that has no safetensors header, where its first bytes tell. Nothing of it is unpacked."""
+    kind = next((kind for magic, kind in _OTHERS.items() if prefix.startswith(magic)), None)
+    if kind is None:
+        return WeightsError(code, why)
+    return WeightsError(code, f"this is {kind} and no safetensors file", hint=_CONVERT)
 
 
 def _malformed(why: str) -> WeightsError:

@@ -412,3 +412,17 @@ class TestValues:
 
     def test_a_negative_mean_and_a_name_that_only_looks_alike_pass(self) -> None:
         weights.check_values({"bn.running_mean": torch.tensor([-1.0]), "head.not_running_var": torch.tensor([-1.0])})
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_file_of_torch_save_is_named_for_what_it_is_and_never_unpickled(
+    as_zip: bool, state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=as_zip)
+    for name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
+        monkeypatch.delattr(name)
+    with pytest.raises(WeightsError) as caught:
+        weights.load(tmp_path / "model.pt")
+    assert caught.value.code == "HEADER_TOO_LONG"
+    assert ("zip archive" if as_zip else "pickle") in caught.value.message
+    assert 'safetensors.torch.save_file(model.state_dict(), "model.safetensors")' in caught.value.hint

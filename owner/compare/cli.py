@@ -55,9 +55,16 @@ def compare(
     work: Annotated[
         Path, typer.Option(help="Records, one a cell and seed. Given again, the work goes on there.")
     ] = Path("compare-runs"),
-    out: Annotated[Path, typer.Option(help="Where federated.md, federated.json and the plots go.")] = Path(
-        "docs/results"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where federated.md, federated.json and the plots go.",
+            show_default="results/CONFIG in the work folder",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a page there that is of another configuration.")
+    ] = False,
     merge: Annotated[
         list[Path] | None,
         typer.Option(
@@ -100,6 +107,9 @@ def compare(
     from owner.compare.configuration import load  # noqa: PLC0415 - `--help` waits for nothing
 
     comparison = load(config, blocks=block or (), seeds=_seeds(seeds))
+    out = out or work / "results" / comparison.name
+    if not plan and stage is not Stage.RUN and not force:
+        _check_replaceable(comparison, out)
     if plan or stage is not Stage.REPORT:
         from owner.federated.compare import check_cells  # noqa: PLC0415
 
@@ -217,6 +227,26 @@ def _report(comparison: Comparison, work: Path, out: Path, *, quiet: bool, keep_
     for path in write_report(comparison, records, out, command=_command(), figures=figures):
         if not quiet:
             console.print(f"written {path}", highlight=False, soft_wrap=True)
+
+
+def _check_replaceable(comparison: Comparison, out: Path) -> None:
+    """A page in `out` is made anew by its own configuration. Raises ConfigurationError for another one's, which would be lost."""
+    from owner.compare.report import NUMBERS, PAGE  # noqa: PLC0415
+
+    page, numbers = out / PAGE, out / NUMBERS
+    if not page.exists() and not numbers.exists():
+        return
+    try:
+        found = json.loads(numbers.read_bytes())
+        title = found["title"] if isinstance(found, dict) else None
+    except (OSError, ValueError, KeyError):
+        title = None
+    if title != comparison.title:
+        theirs = "a page, and not the numbers that it was made of" if title is None else f"the comparison {title!r}"
+        raise ConfigurationError(
+            f"{out} holds {theirs}, and this one is {comparison.title!r}",
+            hint="name another folder with --out, or replace it with --force",
+        )
 
 
 def _rows(comparison: Comparison, work: Path, keep_older: bool) -> None:

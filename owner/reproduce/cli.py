@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigurationError, MissingExtraError
+from common.errors import ConfigurationError, MissingExtraError, PortierError
 from owner.reproduce.settings import RECIPES, Settings, check_architecture
 from owner.reproduce.steps import DEFAULT_EXPERIMENTS, EXPERIMENTS, Step, all_steps
 
@@ -59,7 +59,13 @@ def reproduce(
     work: Annotated[
         Path, typer.Option(help="Records, weights and checkpoints. Given again, the work goes on there.")
     ] = Path("paper-runs"),
-    out: Annotated[Path, typer.Option(help="Where paper.md, paper.json and the figures go.")] = Path("docs/results"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where paper.md, paper.json and the figures go.", show_default="results in the work folder"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a page there that was made with other settings.")
+    ] = False,
     merge: Annotated[
         list[Path] | None,
         typer.Option(
@@ -210,7 +216,9 @@ def reproduce(
 
     from owner.reproduce.records import Work  # noqa: PLC0415 - `--help` waits for nothing
 
-    folder = Work(work)
+    folder, out = Work(work), out or work / "results"
+    # Before hours of work, where there will be any.
+    _check_replaceable(out, settings if stage is Stage.ALL and not (plan or force) else None)
     if plan or stage in {Stage.RUN, Stage.ALL}:
         if plan:
             folder.check(settings)
@@ -243,6 +251,7 @@ def reproduce(
     else:
         _merge(console, folder, merge or ())
         _check_given(settings, folder)
+        _check_replaceable(out, None if force else folder.settings())
     if stage is Stage.RUN:
         return
     records = _whole(console, folder)
@@ -267,6 +276,28 @@ def _check_given(settings: Settings, folder: Work) -> None:
                 f"{folder.root} holds results of {name.replace('_', '-')} {theirs[name]!r}, and not of {value!r}",
                 hint="leave the option out, or name another folder with --work",
             )
+
+
+def _check_replaceable(out: Path, settings: Settings | None) -> None:
+    """A page in `out` is made anew by what made it, and a smoke run's by anything, for its figures mean nothing. Raises ConfigurationError
+    for any other that would be lost. settings: of the new page; None where there will be none, or it replaces whatever is there."""
+    from owner.reproduce.records import SELECTIONS, Published  # noqa: PLC0415
+
+    page, numbers = out / "paper.md", out / "paper.json"
+    if settings is None or not (page.exists() or numbers.exists()):
+        return
+    try:
+        theirs = Published(numbers).settings()
+    except PortierError:
+        what = "a page, and not the numbers that it was made of"
+    else:
+        mine, others = settings.to_json(), theirs.to_json()
+        changed = [name for name in mine if mine[name] != others[name] and name not in SELECTIONS]
+        if theirs.smoke or not changed:
+            return
+        name = "smoke" if "smoke" in changed else changed[0]
+        what = f"results of {name.replace('_', '-')} {others[name]!r}, and these are of {mine[name]!r}"
+    raise ConfigurationError(f"{out} holds {what}", hint="name another folder with --out, or replace them with --force")
 
 
 def show_plan(console: Console, runner: Runner, steps: list[Step]) -> None:

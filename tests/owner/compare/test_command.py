@@ -161,3 +161,33 @@ def test_rows_come_as_json_for_a_program(
     krum = next(r for r in rows if r["strategy"] == "krum" and r["attack"] == "sign-flip" and "setting" not in r)
     assert (krum["n"], krum["recall"]) == (2, 1.0)
     assert (out / "federated.md").exists()
+
+
+def test_results_go_into_the_work_folder_unless_somebody_names_another(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "compare-runs")
+    published = tmp_path / "docs" / "results"
+    published.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert run(["compare", str(config), "--stage", "report"]) == 0
+    assert (tmp_path / "compare-runs" / "results" / "small" / "federated.json").is_file()
+    assert list(published.iterdir()) == []
+
+
+@pytest.mark.parametrize("numbers", ['{"title": "Published"}', "[]", None])
+def test_a_page_of_another_comparison_is_replaced_only_by_force(
+    numbers: str | None, config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "federated.md").write_text("published")
+    if numbers is not None:
+        (out / "federated.json").write_text(numbers)
+    arguments = ["compare", str(config), "--stage", "report", "--work", str(finished), "--out", str(out)]
+    assert run(arguments) == 10
+    assert "--force" in capsys.readouterr().err
+    assert (out / "federated.md").read_text() == "published"
+    assert run([*arguments, "--force"]) == 0
+    assert run(arguments) == 0  # its own page is made anew
+    assert "A small one" in (out / "federated.md").read_text()

@@ -119,3 +119,39 @@ def test_it_runs_and_reports_without_what_only_a_service_needs(tmp_path: Path) -
     assert "5/5 cnn seed 0 detect" in result.stdout
     assert "no figures: figures need matplotlib" in result.stdout
     assert "| CNN |" in (tmp_path / "out" / "paper.md").read_text("utf-8")
+
+
+def test_results_go_into_the_work_folder_unless_somebody_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = tmp_path / "docs" / "results"
+    published.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    Work(tmp_path / "paper-runs").open(Settings(dataset="digits", smoke=True))
+    assert run(["--smoke", "--dataset", "digits", "--stage", "report"]) == 0
+    assert (tmp_path / "paper-runs" / "results" / "paper.json").is_file()
+    assert list(published.iterdir()) == []
+
+
+def test_a_smoke_run_replaces_no_page_but_a_smoke_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    Work(tmp_path / "full").open(Settings(dataset="digits"))
+    Work(tmp_path / "smoke").open(Settings(dataset="digits", smoke=True))
+    full = ["--dataset", "digits", "--stage", "report", "--work", str(tmp_path / "full"), *out]
+    assert run(full) == 0
+    published = (tmp_path / "out" / "paper.json").read_bytes()
+    for stage in ("report", "all"):  # all: before anything is trained
+        assert run(options(tmp_path / "smoke", "--stage", stage, *out)) == 10
+        assert "holds results of smoke False, and these are of True" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "out" / "paper.json").read_bytes() == published
+    assert run(options(tmp_path / "smoke", "--stage", "report", *out, "--force")) == 0
+    assert run(full) == 0  # a smoke run's page is anybody's to replace
+    assert (tmp_path / "out" / "paper.json").read_bytes() == published
+
+
+def test_a_page_without_its_numbers_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Work(tmp_path / "work").open(Settings(dataset="digits", smoke=True))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "paper.md").write_text("somebody's")
+    assert run(options(tmp_path / "work", "--stage", "report", "--out", str(tmp_path / "out"))) == 10
+    assert "not the numbers that it was made of" in " ".join(capsys.readouterr().err.split())

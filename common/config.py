@@ -2,19 +2,23 @@
 
 Every leaf has a dotted name (`guard.references`), which is its place in the TOML file (`[guard] references = 19`), its
 environment variable (`PORTIER_GUARD__REFERENCES`) and its key among the overrides that a command's flags become.
-A leaf given nowhere keeps its default, whatever else its section is given. pydantic checks the values; this module
-merges the sources and turns what pydantic finds into Portier's errors, which name the source that was wrong.
+A leaf given nowhere keeps its default, whatever else its section is given. A list is written the same way in the
+environment and in a flag: as JSON, or with commas. pydantic checks the values; this module merges the sources and turns what
+pydantic finds into Portier's errors, which name the source that was wrong.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +60,8 @@ def load(
     *,
     environment: Mapping[str, str] | None = None,
 ) -> Kind:
-    """Build `kind` from defaults, `file`, the environment, then `overrides` (dotted name -> value; None is "not given").
+    """Build `kind` from defaults, `file`, the environment, then `overrides` (dotted name -> value, or text as the environment has
+    it; None is "not given").
 
     environment: instead of the process's own. Variables of sections that `kind` does not have are left alone, since
         owner and contributor share the prefix; within a section an unknown variable is an error.
@@ -68,10 +73,14 @@ def load(
     for name, value, source in (
         *_from_file(kind, file),
         *_from_environment(kind, os.environ if environment is None else environment),
-        *((name, value, "a flag") for name, value in (overrides or {}).items() if value is not None),
+        *(
+            (name, _parsed(kind, name, value), "a flag")
+            for name, value in (overrides or {}).items()
+            if value is not None
+        ),
     ):
         if name not in known:
-            raise UnknownNameError(f"setting in {source}:", name, known)
+            raise unknown_setting(f"setting in {source}:", name, known)
         given[name] = _Given(value, source)
     sections: dict[str, Any] = {}
     for section, info in kind.model_fields.items():
@@ -138,18 +147,50 @@ def _from_environment(kind: type[Settings], environment: Mapping[str, str]) -> I
     for key, text in environment.items():
         section, separator, leaf = key.removeprefix(PREFIX).lower().partition(SEPARATOR)
         if key.startswith(PREFIX) and separator and section in kind.model_fields:
-            yield f"{section}.{leaf}", _parsed(kind, section, leaf, text), f"the environment variable {key}"
+            name = f"{section}.{leaf}"
+            yield name, _parsed(kind, name, text), f"the environment variable {key}"
 
 
-def _parsed(kind: type[Settings], section: str, leaf: str, text: str) -> Any:
-    """Environment values are text; a list is written as JSON or with commas."""
-    fields = getattr(kind.model_fields[section].annotation, "model_fields", {})
-    if leaf in fields and str(fields[leaf].annotation).startswith(("tuple", "list")):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return [part.strip() for part in text.split(",") if part.strip()]
-    return text
+def _parsed(kind: type[Settings], name: str, value: Any) -> Any:
+    """What the environment and flags give as text: a list is JSON, or has commas; nothing at all takes back a setting that may be left
+    out. The rest is pydantic's to read."""
+    if not isinstance(value, str):
+        return value
+    kinds = _types(kind, name)
+    if not value.strip() and type(None) in kinds:
+        return None
+    if not kinds & {list, tuple}:
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = None
+    return found if isinstance(found, list) else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _types(kind: type[Settings], name: str) -> set[Any]:
+    """What a leaf can be, generic types without their parameters: {tuple, NoneType} of `tuple[int, int] | None`."""
+    section, _, leaf = name.partition(".")
+    of_section = kind.model_fields[section].annotation if section in kind.model_fields else None
+    annotation = typing.get_type_hints(of_section).get(leaf) if of_section is not None else None
+    origin = typing.get_origin(annotation)
+    parts = typing.get_args(annotation) if origin in (types.UnionType, typing.Union) else (annotation,)
+    return {typing.get_origin(part) or part for part in parts}
+
+
+def unknown_setting(what: str, name: str, known: Collection[str]) -> UnknownNameError:
+    """The error for a setting that does not exist: suggests the nearest of all, and lists those of its section alone.
+
+    >>> unknown_setting("setting", "guard.reference", ["data.name", "guard.fit", "guard.references"]).hint
+    'did you mean guard.references? (known: guard.fit, guard.references)'
+    """
+    sections = {one.partition(".")[0] for one in known}
+    section = name.partition(".")[0]
+    if section not in sections:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        section = near[0].partition(".")[0] if near else ""
+    shown = [one for one in known if one.partition(".")[0] == section]
+    return UnknownNameError(what, name, known, shown=shown or [f"[{one}]" for one in sections])
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@
         +-- VacuousGateError        72   the activations do not depend on the parameters
         +-- ResolutionError         73   a level is finer than the references can resolve
         +-- GuardNotReadyError      74   a guard is not there yet, or no longer
+        +-- GuardRangeError         75   the model has moved to where its guard's scores mean nothing
 
 The library raises; only the command lines exit. Errors about bytes from outside (`WireError`) carry a
 `code`, which goes into ledger entries and onto the wire.
@@ -73,17 +74,20 @@ class ConfigurationError(PortierError):
 class UnknownNameError(ConfigurationError):
     """No `kind` of that name; names the nearest valid one.
 
+    shown: the choices that the hint lists, of many; left out, all of them.
+
     >>> UnknownNameError("data set", "cifar", ["cifar10", "digits"]).hint
     'did you mean cifar10? (known: cifar10, digits)'
     """
 
     exit_code = 11
 
-    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, choices: Iterable[str], *, shown: Iterable[str] | None = None) -> None:
         known = sorted(choices)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         suggestion = f"did you mean {near[0]}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}", hint=f"{suggestion}(known: {', '.join(known)})")
+        listed = known if shown is None else sorted(shown)
+        super().__init__(f"unknown {kind} {name!r}", hint=f"{suggestion}(known: {', '.join(listed)})")
         self.name = name
         self.choices = tuple(known)
 
@@ -215,3 +219,19 @@ class GuardNotReadyError(GuardError):
     """Nothing is wrong with the guard; what needs it is done later."""
 
     exit_code = 74
+
+
+def exit_codes() -> dict[int, type[PortierError]]:
+    """Every exit code of the tree, and the error it stands for.
+
+    >>> exit_codes()[21].__name__
+    'WorkspaceError'
+    """
+    found: dict[int, type[PortierError]] = {}
+    kinds = [PortierError]
+    while kinds:
+        kind = kinds.pop()
+        if "exit_code" in vars(kind) and kind.__module__ == __name__:
+            found[kind.exit_code] = kind
+        kinds += kind.__subclasses__()
+    return found

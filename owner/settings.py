@@ -22,6 +22,9 @@ class DataSettings(Section):
     """Data set by name (digits, cifar10, mnist, fashion-mnist, gtsrb) or path (image folder, parquet folder, file)."""
     dir: Path | None = None
     """Folder that holds <name>/{train,test}.parquet; where it is not given, $PORTIER_DATA."""
+    size: int = Field(default=0, ge=0, le=8192)
+    """Side in pixels that images in files are resized to (antialiased, aspect not kept); 0: they stay as they are, and must all
+    be of one size. Contributors' images must be of the size that comes of it."""
     seed: int = 0
     """Seed of the split into disjoint shares."""
     train: float = Field(default=0.5, gt=0.0, le=1.0)
@@ -34,6 +37,11 @@ class DataSettings(Section):
     """Share of the test set on which models are scored."""
     # What is left of the training set belongs to nobody (a simulation gives it to contributors), what is left of the
     # test set is the evaluation share.
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _as_they_are(cls, given: object) -> object:
+        return 0 if given == "" else given
 
     @model_validator(mode="after")
     def _disjoint(self) -> DataSettings:
@@ -101,11 +109,6 @@ class GuardSettings(Section):
     """A submission in quarantine with an escalation p <= this is rejected."""
     escalation_quarantine_level: float = Field(default=0.5, gt=0.0, lt=1.0)
     """One with an escalation p above this is accepted; in between it stays for a person."""
-
-    @field_validator("detectors", mode="before")
-    @classmethod
-    def _with_commas(cls, given: object) -> object:
-        return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _detectors(self) -> GuardSettings:
@@ -211,6 +214,7 @@ class VettingSettings(Section):
 
 class OwnerSettings(Settings):
     data: DataSettings = DataSettings()
+    """What `init` reads and divides, once and for all: later commands take the division as it is, and refuse other values."""
     model: ModelSettings = ModelSettings()
     training: TrainingOptions = TrainingOptions(epochs=30, batch_size=64)
     """How the owner's model is trained."""

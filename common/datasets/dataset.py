@@ -13,6 +13,11 @@ from common.splits import stratified
 
 TEST_FRACTION = 0.25
 
+ONE_SIZE = (
+    "bring all images to one size: an owner by data.size (`init --set data.size=32`), in Python by load(..., size=32)"
+)
+"""What to do about images of different sizes, for whoever reads them."""
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -38,7 +43,7 @@ class DataSet:
         if shapes[0] != shapes[1]:
             raise DataError(
                 f"{self.name}: a training example has the shape {shapes[0]}, a test example {shapes[1]}",
-                hint="give size= to bring all images to one size",
+                hint=ONE_SIZE,
             )
 
 

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.datasets.dataset import ONE_SIZE
 from common.errors import ConfigurationError, DataError
 from common.progress import Advance, progress_bar
 
@@ -84,7 +85,7 @@ def _gathered(decoded: Iterator[tuple[str, Tensor]], count: int, advance: Advanc
         if image.shape[1:] != images.shape[2:]:
             raise DataError(
                 f"{name} is {image.shape[2]}x{image.shape[1]} pixels, {first} is {images.shape[3]}x{images.shape[2]}",
-                hint="give size= to bring all images to one size",
+                hint=ONE_SIZE,
             )
         if image.shape[0] > images.shape[1]:
             images = images.expand(-1, image.shape[0], -1, -1).clone()
@@ -162,7 +163,7 @@ def _allocate(count: int, example: Tensor) -> Tensor:
         raise DataError(
             f"{count} images of {tuple(example.shape)} take {needed / 2**30:.1f} GiB, this machine has "
             f"{memory / 2**30:.1f} GiB of memory",
-            hint="give a smaller size=",
+            hint="bring fewer images or smaller ones; an owner makes them smaller by data.size, in Python load(..., size=)",
         )
     return torch.empty((count, *example.shape), dtype=torch.uint8)
 

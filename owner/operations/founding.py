@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import config
-from common.errors import WorkspaceError
+from common.errors import WeightsError, WorkspaceError
 from common.files import ensure_directory, storage_errors, write_atomically
 from common.identity.keys import SigningKey, fingerprint
 from common.model_spec import ModelSpec
@@ -143,7 +143,7 @@ def train_first(office: Office, *, weights: Path | None = None, progress: bool |
                 label=f"training {spec.architecture}",
             )
         else:
-            model.load_state_dict(_adopted(weights, model.state_dict()))
+            model.load_state_dict(_adopted(weights, model.state_dict(), spec))
         evaluation = evaluate(model, load_share(workspace, "evaluation"), compute=compute)
         trained = work / "weights.safetensors"
         save(trained, dict(model.state_dict()))
@@ -168,8 +168,16 @@ def _spec(workspace: Workspace, settings: OwnerSettings) -> ModelSpec:
     return ModelSpec(settings.model.architecture, examples.input_shape, examples.classes, settings.model.head)
 
 
-def _adopted(path: Path, expected: Weights) -> Weights:
+def _adopted(path: Path, expected: Weights, spec: ModelSpec) -> Weights:
     weights = load(path)
-    check_layout(layout_of(weights), layout_of(expected))
+    try:
+        check_layout(layout_of(weights), layout_of(expected))
+    except WeightsError as error:
+        raise WeightsError(
+            error.code,
+            f"{error.message} (the model of the settings: {spec.architecture}, inputs {spec.input_shape}, {spec.classes} classes)",
+            hint="`init` chooses the architecture: --architecture NAME, or package.module:factory for a network of your own "
+            "(docs/own-network.md)",
+        ) from None
     check_values(weights)
     return weights

@@ -36,13 +36,19 @@ class Office:
 
 
 @contextmanager
-def open_office(root: Path, overrides: Mapping[str, Any] | None = None) -> Iterator[Office]:
+def open_office(
+    root: Path, overrides: Mapping[str, Any] | None = None, *, environment: Mapping[str, str] | None = None
+) -> Iterator[Office]:
     """Open the workspace at `root`; `overrides` are settings by dotted name, stronger than environment and file.
 
-    Raises WorkspaceError, ConfigurationError, IdentityError (the key), LedgerError.
+    environment: instead of the process's own.
+
+    Raises WorkspaceError, ConfigurationError (so too for an override of [data], which `init` alone reads), IdentityError (the
+    key), LedgerError.
     """
     workspace = Workspace.open(root)
-    settings = config.load(OwnerSettings, workspace.settings_file, overrides)
+    settings = config.load(OwnerSettings, workspace.settings_file, overrides, environment=environment)
+    _check_data(workspace, settings, overrides or {})
     signing_key = SigningKey.load(workspace.signing_key)
     store = Store.open(workspace.ledger_file, signing_key)
     try:
@@ -51,11 +57,25 @@ def open_office(root: Path, overrides: Mapping[str, Any] | None = None) -> Itera
         store.close()
 
 
+def _check_data(workspace: Workspace, settings: OwnerSettings, overrides: Mapping[str, Any]) -> None:
+    """What is asked of [data] after `init` would change nothing, and be believed."""
+    divided = config.load(OwnerSettings, workspace.settings_file, environment={}).data
+    changed = [f"data.{leaf}" for leaf, value in settings.data if value != getattr(divided, leaf)]
+    flags = [name for name, value in overrides.items() if name.startswith("data.") and value is not None]
+    for name in (*flags, *changed):
+        source = "--set" if name in flags else config.variable(name)
+        raise ConfigurationError(
+            f"{name} ({source}) cannot be changed any more: `init` divided the data, and the model, its guards and every verdict stand "
+            "on that division",
+            hint=f"leave it out; to divide otherwise, make another workspace: portier-owner init DIR --set {name}=VALUE",
+        )
+
+
 def parse_overrides(assignments: list[str] | None) -> dict[str, Any]:
-    """Settings given as `section.field=value`, a list with commas.
+    """Settings given as `section.field=value`, still as text.
 
     >>> parse_overrides(["guard.references=39", "service.names=a.example,b.example"])
-    {'guard.references': '39', 'service.names': ['a.example', 'b.example']}
+    {'guard.references': '39', 'service.names': 'a.example,b.example'}
 
     Raises ConfigurationError where one is written otherwise.
     """
@@ -66,6 +86,5 @@ def parse_overrides(assignments: list[str] | None) -> dict[str, Any]:
             raise ConfigurationError(
                 f"--set {assignment!r} is not section.field=value", hint="for example --set guard.references=39"
             )
-        name = name.strip()
-        overrides[name] = [part for part in value.split(",") if part] if name == "service.names" else value
+        overrides[name.strip()] = value
     return overrides

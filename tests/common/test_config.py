@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,17 @@ class Gate(Section):
     """Where it lies."""
 
 
+@dataclass(frozen=True)
+class Crowd:
+    """sizes: from .. to; None: as they come. rates: from .. to."""
+
+    sizes: tuple[int, int] | None = None
+    rates: tuple[float, float] = (0.5, 2.0)
+
+
 class Example(Settings):
     gate: Gate = Gate()
+    crowd: Crowd = Crowd()
     training: TrainingOptions = TrainingOptions(epochs=3, learning_rate=0.005)
     """How it is trained."""
 
@@ -64,9 +75,46 @@ def test_sources_are_merged_field_by_field(file: Path) -> None:
     assert settings.training == TrainingOptions(epochs=9, learning_rate=0.005, batch_size=32, seed=4)
 
 
-@pytest.mark.parametrize("text", ["a.example,b.example", '["a.example", "b.example"]'])
-def test_a_list_in_the_environment_is_commas_or_json(text: str) -> None:
-    assert load(Example, environment={"PORTIER_GATE__NAMES": text}).gate.names == ("a.example", "b.example")
+@pytest.mark.parametrize("source", ["environment", "flag"])
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("gate.names", "a.example,b.example", ("a.example", "b.example")),
+        ("gate.names", '["a.example", "b.example"]', ("a.example", "b.example")),
+        ("gate.names", "", ()),
+        ("crowd.sizes", "40, 80", (40, 80)),
+        ("crowd.sizes", "[40, 80]", (40, 80)),
+        ("crowd.sizes", "", None),
+        ("crowd.rates", "0.3,3", (0.3, 3.0)),
+        ("gate.folder", "", None),
+    ],
+)
+def test_text_is_a_list_by_commas_or_json_and_nothing_leaves_out_what_may_be(
+    source: str, name: str, text: str, value: Any
+) -> None:
+    given: dict[str, Any] = (
+        {"environment": {variable(name): text}} if source == "environment" else {"overrides": {name: text}}
+    )
+    settings = load(Example, **{"environment": {}, **given})
+    section, _, leaf = name.partition(".")
+    assert getattr(getattr(settings, section), leaf) == value
+
+
+def test_a_wrong_element_of_a_list_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"crowd\.sizes\.1.*'many'"):
+        load(Example, overrides={"crowd.sizes": "40,many"}, environment={})
+
+
+def test_an_unknown_setting_lists_those_of_its_section_alone() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        load(Example, overrides={"gate.referenses": 7}, environment={})
+    assert caught.value.hint == "did you mean gate.references? (known: gate.folder, gate.names, gate.references)"
+    with pytest.raises(UnknownNameError) as caught:
+        load(Example, overrides={"gaet.references": 7}, environment={})
+    assert caught.value.hint == "did you mean gate.references? (known: gate.folder, gate.names, gate.references)"
+    with pytest.raises(UnknownNameError) as caught:
+        load(Example, overrides={"nonsense": 7}, environment={})
+    assert "[crowd], [gate], [training]" in caught.value.hint
 
 
 def test_a_variable_that_only_shares_the_prefix_is_not_a_section() -> None:
@@ -135,7 +183,7 @@ def test_a_written_file_documents_every_field() -> None:
     for sentence in ("How many honest models.", "How it is trained.", "passes over the data", "of the optimiser"):
         assert f"# {sentence}" in text
     assert "# folder =" in text
-    assert set(tomllib.loads(text)) == {"gate", "training"}
+    assert set(tomllib.loads(text)) == {"crowd", "gate", "training"}
 
 
 def test_the_variable_of_a_setting_is_its_name_in_capitals() -> None:

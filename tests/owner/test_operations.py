@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from common import timestamps
 from common.errors import (
@@ -41,6 +43,7 @@ from owner.operations.founding import init, train_first
 from owner.operations.guarding import calibrate, protect
 from owner.operations.opening import Office, open_office, parse_overrides
 from owner.releases import read_manifest
+from owner.shares import load_share
 from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
 
 
@@ -80,6 +83,16 @@ def vet_and_settle(office: Office, submission: Submission, verdict: Verdict | No
 def quarantined(office: Office, submission: Submission) -> Submission:
     check = Check("activation-autoencoder", Decision.QUARANTINED, code="ACTIVATION_AUTOENCODER")
     return vet_and_settle(office, submission, Verdict(Decision.QUARANTINED, (check,), (check.code or "",)))
+
+
+def write_images(root: Path, count: int, height: Callable[[int], int] = lambda _: 8) -> str:
+    """An image folder of three classes; height: of the n-th image, 8 pixels wide."""
+    for number in range(count):
+        folder = root / f"class-{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        colour = (80 * (number % 3), number % 200, 60)
+        Image.new("RGB", (8, height(number)), colour).save(folder / f"{number}.png")
+    return str(root)
 
 
 # Founding
@@ -161,6 +174,77 @@ def test_adopted_weights_must_fit_the_architecture(untrained: Path, tmp_path: Pa
     save(tmp_path / "other.safetensors", {"weight": torch.zeros(3)})
     with open_office(untrained) as office, pytest.raises(WeightsError, match="do not fit"):
         train_first(office, weights=tmp_path / "other.safetensors", progress=False)
+
+
+def test_weights_that_do_not_fit_name_the_model_and_the_way_to_a_network_of_ones_own(
+    untrained: Path, tmp_path: Path
+) -> None:
+    save(tmp_path / "other.safetensors", {"weight": torch.zeros(3)})
+    with open_office(untrained) as office, pytest.raises(WeightsError) as caught:
+        train_first(office, weights=tmp_path / "other.safetensors", progress=False)
+    assert "mlp, inputs (1, 8, 8), 10 classes" in caught.value.message
+    assert "--architecture NAME, or package.module:factory" in caught.value.hint
+
+
+# The data, which `init` alone reads
+
+
+def test_data_that_are_too_few_for_a_guard_are_refused_at_once_with_how_many_are_enough(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "few", 400)
+    with pytest.raises(DataError) as caught:
+        init(tmp_path / "new", {**QUICK, "data.name": images})
+    assert "data.trigger_fit is 0.3 of 99 test images of few: 30 images" in caught.value.message
+    assert "117 test images are enough" in caught.value.hint
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_way_out_that_is_named_for_few_data_is_one(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "few", 400)
+    thirds = {"data.trigger_fit": "0.33", "data.trigger_calibration": "0.33"}
+    with pytest.raises(DataError) as caught:
+        init(tmp_path / "new", {**QUICK, "data.name": images})
+    for name, value in thirds.items():
+        assert f"--set {name}={value}" in caught.value.hint
+    shares = init(tmp_path / "new", {**QUICK, "data.name": images, **thirds}).shares
+    assert min(shares["trigger_fit"], shares["trigger_calibration"], shares["evaluation"]) >= 32
+    assert init(tmp_path / "more", {**QUICK, "data.name": write_images(tmp_path / "enough", 4 * 117)}).shares
+
+
+def test_a_reference_pool_that_is_too_small_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.references, the reference pool, holds \d+ images"):
+        init(tmp_path / "new", {**QUICK, "data.references": 0.01})
+
+
+def test_images_of_many_sizes_are_brought_to_one_where_the_settings_say_so(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "uneven", 480, height=lambda number: 8 + number % 3)
+    with pytest.raises(DataError) as caught:
+        init(tmp_path / "new", {**QUICK, "data.name": images})
+    assert "data.size" in caught.value.hint
+    root = init(tmp_path / "new", {**QUICK, "data.name": images, "data.size": "12"}).workspace.root
+    with open_office(root) as office:
+        assert load_share(office.workspace, "train").input_shape == (3, 12, 12)
+
+
+def test_a_size_that_data_have_no_use_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="size is 12, but digits is not read from image files"):
+        init(tmp_path / "new", {**QUICK, "data.size": 12})
+    assert init(tmp_path / "new", {**QUICK, "data.size": ""}).settings.data.size == 0
+
+
+def test_the_division_cannot_be_changed_after_init(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(ConfigurationError, match=r"data\.trigger_fit \(--set\) cannot be changed any more"),
+        open_office(root, {"data.trigger_fit": 0.4}),
+    ):
+        pass
+    monkeypatch.setenv("PORTIER_DATA__SEED", "0")  # as init had it
+    with open_office(root) as office:
+        assert office.settings.data.seed == 0
+    monkeypatch.setenv("PORTIER_DATA__SEED", "4")
+    with pytest.raises(ConfigurationError, match=r"data\.seed \(PORTIER_DATA__SEED\)"), open_office(root):
+        pass
+    with open_office(root, environment={}) as office:
+        assert office.settings.data.seed == 0
 
 
 def test_the_same_seed_trains_the_same_release_weights(untrained: Path, office: Office) -> None:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from common.config import load
+from common.config import load, variable
 from common.errors import ConfigurationError
 from owner.choices import ESCALATIONS
 from owner.detectors import ESCALATION
@@ -26,6 +26,26 @@ def test_detectors_are_named_with_commas_by_flag_and_environment() -> None:
     assert guard(detectors="cka, update-norm").detectors == ("cka", "update-norm")
     found = load(OwnerSettings, None, None, environment={"PORTIER_GUARD__DETECTORS": "standard"})
     assert found.guard.detectors == ("standard",)
+
+
+@pytest.mark.parametrize("source", ["environment", "flag"])
+def test_every_list_of_an_owner_can_be_set_without_a_file(source: str) -> None:
+    lists = {
+        "population.sizes": "200,800",
+        "population.alpha": "[0.5, 2]",
+        "population.learning_rate": "0.5,2",
+        "population.epochs": "1,1.5",
+        "guard.detectors": '["cka", "update-norm"]',
+        "service.names": "a.example,b.example",
+    }
+    if source == "flag":
+        found = load(OwnerSettings, None, lists, environment={})
+    else:
+        found = load(OwnerSettings, None, None, environment={variable(name): text for name, text in lists.items()})
+    population = found.population
+    assert (population.sizes, population.alpha) == ((200, 800), (0.5, 2.0))
+    assert (population.learning_rate, population.epochs) == ((0.5, 2.0), (1.0, 1.5))
+    assert (found.guard.detectors, found.service.names) == (("cka", "update-norm"), ("a.example", "b.example"))
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,9 @@ def simulate(
         )
     else:
         chosen = load(scenario or "demo", seed=seed, settings=setting or ())
+    from owner.simulate import checking  # noqa: PLC0415 - torch, which mistakes in the flags do not wait for
+
+    checking.check(chosen)
     started = datetime.now(UTC)
     root = directory or Path("portier-simulations") / f"{chosen.name}-{started:%Y%m%d-%H%M%S}"
     layout = Layout(root.absolute())
@@ -156,7 +159,7 @@ def simulate(
         board.owner("measuring the releases")
         from owner.simulate import report, results  # noqa: PLC0415 - imports torch, which nothing above needs
 
-        with open_office(layout.owner) as office:
+        with open_office(layout.owner, environment={}) as office:
             document = results.collect(
                 chosen, layout, office, seconds=simulation.seconds, command=_command(), started=started.isoformat()
             )

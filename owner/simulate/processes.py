@@ -15,14 +15,18 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 import owner
-from common.errors import PortierError
+from common.errors import PortierError, exit_codes
 from common.files import ensure_directory, write_atomically
 
 POLITE_SECONDS = 8.0
 
 
 class ProcessFailedError(PortierError):
-    """A process of the simulation ended with an error."""
+    """A process of the simulation ended with an error. `exit_code` is the process's own where it is one of `common.errors`."""
+
+    def __init__(self, message: str, *, code: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = code if code in exit_codes() else PortierError.exit_code
 
 
 class Interruption:
@@ -156,7 +160,7 @@ def failed(name: str, code: int, log: Path, lines: int = 12) -> ProcessFailedErr
     except OSError:
         end = ""
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return ProcessFailedError(f"the process {name!r} {how}\n{end}".rstrip(), hint=f"its whole log: {log}")
+    return ProcessFailedError(f"the process {name!r} {how}\n{end}".rstrip(), code=code, hint=f"its whole log: {log}")
 
 
 def _environment(threads: int) -> dict[str, str]:

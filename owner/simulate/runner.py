@@ -75,7 +75,7 @@ class Simulation:
                 self._train(children)
             with self._stage("protect and enrol"):
                 service = self._protect_and_enrol(children, ports)
-            with self._stage("contribute"), open_office(self.layout.owner) as office:
+            with self._stage("contribute"), open_office(self.layout.owner, environment={}) as office:
                 self._contribute(children, service, office)
             self._board.owner("stopping")
 
@@ -84,12 +84,14 @@ class Simulation:
         described = self.scenario.to_json()
         if self.layout.scenario.exists():
             kept = json.loads(self.layout.scenario.read_text("utf-8"))
-            if kept["scenario"] != described:
+            if kept["scenario"] == described:
+                return kept["ports"][0], kept["ports"][1]
+            if self._workspace.settings_file.is_file():
                 raise WorkspaceError(
                     f"{self.layout.root} holds the simulation of another scenario or seed",
                     hint="choose another --directory, or delete this one",
                 )
-            return kept["ports"][0], kept["ports"][1]
+            # Otherwise that simulation came to nothing before it had a workspace, and this one may have its place.
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
             for one in sockets:
@@ -138,12 +140,8 @@ class Simulation:
         names = [one.name for one in self.scenario.contributors]
         if self.layout.evaluation.is_file() and all(self.layout.share(name).is_file() for name in names):
             return
-        from owner.simulate.shares import (  # noqa: PLC0415 - torch, while the owner trains
-            check_partitions,
-            write_shares,
-        )
+        from owner.simulate.shares import write_shares  # noqa: PLC0415 - torch
 
-        check_partitions(self.scenario)
         write_shares(self.scenario, self.layout.shares)
 
     def _protect_and_enrol(self, children: Children, ports: tuple[int, int]) -> Child:
@@ -222,6 +220,8 @@ class Simulation:
         # The gate compares activations with what it computes itself; a simulation has one kind of machine.
         model = self.scenario.settings.model
         arguments += ["--device", model.device, "--precision", model.precision]
+        if ":" in model.architecture:
+            arguments += ["--factory", model.architecture]
         options: Mapping[str, object] = {
             "--attack": one.attack,
             "--epochs": one.epochs,

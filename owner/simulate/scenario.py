@@ -6,9 +6,14 @@ threads = 1                      # that each process computes with; left out, th
 [settings.data]                  # any setting of portier.toml, section by section
 name = "digits"
 [[contributors]]
-name = "ada"
+name = "ada"                          # no attack: an honest contributor
 partition = "dirichlet:alpha=0.5"     # or "iid" (default), "pathological:classes=2", "natural"
-attack = "flip:source=7,target=1"     # left out: an honest contributor
+[[contributors]]
+name = "bo"
+partition = "dirichlet:alpha=0.5"     # a skew is one between several, so one contributor alone cannot have it
+[[contributors]]
+name = "mallory"
+attack = "flip:source=7,target=1"
 epochs = 3                            # left out: as the release recommends; likewise learning_rate, batch_size, ...
 ```
 
@@ -236,7 +241,9 @@ def _build(document: Mapping[str, Any], *, name: str, seed: int | None, settings
     # A scenario means the same on every machine, so PORTIER_... variables must not reach into it: `load` puts
     # overrides above the environment, and what is not overridden is given its default here.
     defaults = _defaults()
-    _known(f"setting of scenario {name}:", given, defaults)
+    for leaf in given:
+        if leaf not in defaults:
+            raise config.unknown_setting(f"setting of scenario {name}:", leaf, defaults)
     complete = {key: value for key, value in (defaults | given).items() if value is not None}
     try:
         loaded = config.load(OwnerSettings, None, complete)

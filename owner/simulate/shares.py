@@ -6,20 +6,12 @@ from pathlib import Path
 
 import torch
 
-from common.datasets import load as load_data
 from common.datasets import save_examples
 from common.examples import Examples
 from common.files import ensure_directory
 from common.partitions import iid, parse_partition
-from common.splits import owner_shares
+from owner.shares import divided
 from owner.simulate.scenario import Scenario
-
-
-def check_partitions(scenario: Scenario) -> None:
-    """Raises UnknownNameError or ConfigurationError for a partition option that cannot be."""
-    for group in scenario.partition_groups.values():
-        for index, one in enumerate(group):
-            parse_partition(one.partition_at(index, len(group), 0))
 
 
 def write_shares(scenario: Scenario, folder: Path) -> dict[str, int]:
@@ -27,16 +19,7 @@ def write_shares(scenario: Scenario, folder: Path) -> dict[str, int]:
 
     Returns how many examples each contributor holds. Raises DataError, StorageError.
     """
-    options = scenario.settings.data
-    data = load_data(options.name, data_dir=options.dir, seed=options.seed)
-    owners = owner_shares(
-        data,
-        seed=options.seed,
-        train=options.train,
-        references=options.references,
-        trigger_fit=options.trigger_fit,
-        trigger_calibration=options.trigger_calibration,
-    )
+    owners = divided(scenario.settings.data)
     ensure_directory(folder)
     save_examples(folder / "evaluation.safetensors", owners.evaluation)
     shares = divide(scenario, owners.unclaimed)

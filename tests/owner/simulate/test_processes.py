@@ -38,6 +38,16 @@ def test_a_failed_process_is_named_with_its_code_its_last_words_and_its_log(tmp_
     assert all(part in said for part in ("owner-train", "13", "cannot", "logs/owner-train.log"))
 
 
+@pytest.mark.parametrize(("code", "passed_on"), [(13, 13), (61, 61), (2, 1), (3, 1), (1, 1)])
+def test_a_documented_exit_code_of_a_process_is_the_simulations_own(
+    code: int, passed_on: int, tmp_path: Path, modules: Path
+) -> None:
+    (modules / "failing.py").write_text(f"import sys; sys.exit({code})")
+    with Children(tmp_path / "s") as children, pytest.raises(ProcessFailedError) as caught:
+        children.run("owner-train", "failing", threads=1)
+    assert caught.value.exit_code == passed_on
+
+
 def test_children_know_their_threads_and_nothing_of_the_owners_environment(
     tmp_path: Path, modules: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ import torch
 from common.datasets import load, load_examples
 from common.errors import ConfigurationError, DataError
 from common.examples import Examples
+from owner.simulate.checking import check
 from owner.simulate.scenario import Scenario, parse
-from owner.simulate.shares import check_partitions, divide, write_shares
+from owner.simulate.shares import divide, write_shares
 
 FOUR = """
 [settings.data]
@@ -84,4 +85,4 @@ def test_shares_on_disk_are_what_the_owner_leaves_of_the_training_set(scenario: 
 def test_a_wrong_partition_option_is_found_before_anything_runs(option: str) -> None:
     text = FOUR.replace("alpha=0.3,min_size=1", option)
     with pytest.raises(ConfigurationError, match=option.partition("=")[0]):
-        check_partitions(parse(text, name="four"))
+        check(parse(text, name="four"))

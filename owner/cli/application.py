@@ -40,6 +40,7 @@ app = typer.Typer(
         "    portier-owner protect -w ward\n\n"
         "    portier-owner serve -w ward"
     ),
+    epilog="Exit codes: 0 done, 2 wrong usage, 130 interrupted; all others, and every setting, in docs/settings.md.",
 )
 
 

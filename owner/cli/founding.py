@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption
+from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption, our_command
 from owner.cli.rendering import console, facts, short, show, table, write_json
 from owner.figures import conditions, number, percent, rejection_bounds
 
@@ -26,7 +26,7 @@ def init(
         typer.Option(
             "--data",
             help="A data set by name (digits, cifar10, mnist, fashion-mnist, gtsrb) or the path of an image folder, a folder of "
-            "parquet files or a safetensors examples file.",
+            "parquet files or a safetensors examples file. Images of several sizes: --set data.size=PIXELS.",
             show_default="digits",
         ),
     ] = None,
@@ -40,7 +40,8 @@ def init(
         str | None,
         typer.Option(
             help="cnn, resnet18, resnet152, vgg19, wrn-28-10, badnet-cnn, mlp, logistic, linear-svm, gru (of texts), or "
-            "package.module:factory, a function of input shape and class count that returns your own torch.nn.Module.",
+            "package.module:factory, a function of input shape and class count that returns your own torch.nn.Module "
+            "(docs/own-network.md).",
             show_default="cnn",
         ),
     ] = None,
@@ -128,7 +129,7 @@ def init(
                 "model": founded.settings.model.architecture,
                 "signing key": founded.signing_key,
                 "settings": founded.workspace.settings_file,
-                "next": f"portier-owner train -w {directory}",
+                "next": our_command("train", directory),
             }
         )
     )
@@ -163,7 +164,7 @@ def train(
             {
                 "release": f"{trained.release.number} ({short(trained.release.id)}), the root",
                 "accuracy": f"{percent(evaluation.accuracy, 2)} on {images} evaluation images",
-                "next": "portier-owner protect",
+                "next": our_command("protect", workspace),
             }
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,3 +31,12 @@ SetOption = Annotated[
     ),
 ]
 HERE = Path()
+
+
+def our_command(words: str, workspace: Path) -> str:
+    """A command of ours for people to copy, of the same workspace.
+
+    >>> our_command("protect", Path("my ward")), our_command("train", HERE)
+    ("portier-owner protect -w 'my ward'", 'portier-owner train')
+    """
+    return f"portier-owner {words}" + ("" if workspace == HERE else f" -w {shlex.quote(str(workspace))}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption
+from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption, our_command
 from owner.cli.rendering import coloured, console, errors, facts, moment, show, table, write_json
 from owner.figures import number
 
@@ -81,10 +81,10 @@ def invite(
 
 
 def contributors(workspace: WorkspaceOption = HERE, as_json: AsJson = False) -> None:
-    """List contributors, with what became of their submissions and what these say together.
+    r"""List contributors, with what became of their submissions and what these say together.
 
     The e-value grows with every small p-value and shrinks with every large one. Above its threshold a submission waits for
-    you, whatever its own p-value says (`[history]` in the settings). Promoting it begins a new history.
+    you, whatever its own p-value says (`\[history]` in the settings). Promoting it begins a new history.
     """
     from owner.operations.opening import open_office  # noqa: PLC0415
     from owner.operations.people import standings  # noqa: PLC0415
@@ -95,7 +95,7 @@ def contributors(workspace: WorkspaceOption = HERE, as_json: AsJson = False) -> 
         write_json([one.to_json() for one in found])
         return
     if not found:
-        console.print("nobody has joined yet; `portier-owner invite NAME` invites somebody")
+        console.print(f"nobody has joined yet: {our_command('invite NAME', workspace)}", markup=False, soft_wrap=True)
         return
     rows = [
         (

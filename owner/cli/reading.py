@@ -15,7 +15,7 @@ from rich.text import Text
 
 from common.errors import DataError, LedgerTamperedError
 from common.files import write_atomically
-from owner.cli.options import HERE, AsJson, WorkspaceOption
+from owner.cli.options import HERE, AsJson, WorkspaceOption, our_command
 from owner.cli.rendering import coloured, console, errors, facts, moment, short, show, size, table, write_json
 from owner.cli.verdicts import verdict_table
 
@@ -45,13 +45,13 @@ def status(workspace: WorkspaceOption = HERE, as_json: AsJson = False) -> None:
     states = found["submissions"]
     lines: dict[str, Any] = {"workspace": found["workspace"]}
     if release is None:
-        lines["release"] = "none yet: portier-owner train"
+        lines["release"] = f"none yet: {our_command('train', workspace)}"
     else:
         lines["release"] = (
             f"{release['number']} ({short(release['id'])}), {release['architecture']}, {size(release['weights_bytes'])}, "
             f"published {moment(release['published'])}"
         )
-        lines["guard"] = _guard(release["guard"], found["root_guard"])
+        lines["guard"] = _guard(release["guard"], found["root_guard"], our_command("protect", workspace))
     for one in found["guard_errors"]:
         lines[f"guard of {one['number']}"] = coloured(one["guard"]).append(f": {one['error']}", style="default")
     lines["submissions"] = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
@@ -200,12 +200,12 @@ def verify_ledger(
         )
 
 
-def _guard(current: str, root: str) -> Text:
+def _guard(current: str, root: str, protect: str) -> Text:
     line = coloured(current)
     if root != "ready":
-        line.append(f"; the root's is {root}, and nothing is vetted before it is ready: portier-owner protect")
+        line.append(f"; the root's is {root}, and nothing is vetted before it is ready: {protect}")
     elif current != "ready":
-        line.append("; `serve` fits it, or portier-owner protect")
+        line.append(f"; `serve` fits it, or {protect}")
     return line
 
 

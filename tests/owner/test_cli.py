@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import stat
@@ -16,11 +19,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from typer.models import CommandInfo
 
 from common.errors import DataError, StorageError
 from common.identity.invitation import Invitation
 from common.weights import load, save
-from owner.cli.application import DEBUG_VARIABLE, run
+from owner.cli.application import DEBUG_VARIABLE, app, run
 from owner.cli.verdicts import verdict_table
 from owner.gatekeeper.pictures import as_png
 from owner.gatekeeper.verdict import Check, Decision, Verdict
@@ -55,6 +59,10 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("PORTIER_"):
             monkeypatch.delenv(name)
+
+
+def _name(command: CommandInfo) -> str:
+    return command.name or getattr(command.callback, "__name__", "")
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
@@ -152,6 +160,45 @@ def test_an_interruption_says_that_nothing_is_lost(
     monkeypatch.setattr("owner.operations.opening.open_office", interrupted)
     assert run(["train", "-w", str(tmp_path)]) == 130
     assert "nothing is lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_all_that_is_written_in_brackets(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def bracketed(text: str) -> set[str]:
+        return set(re.findall(r"\[[\w.-]+\]", text.replace("\\", "")))
+
+    (callback,) = (one.callback for one in app.registered_commands if _name(one) == command)
+    written = bracketed(callback.__doc__ or "")
+    for parameter in inspect.signature(callback, eval_str=True).parameters.values():
+        written |= bracketed(str(parameter.annotation.__metadata__[0].help or ""))
+    assert run([command, "--help"]) == 0
+    assert written <= bracketed(capsys.readouterr().out)
+
+
+def test_help_says_where_the_exit_codes_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "docs/settings.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["ward", "my ward"])
+def test_what_comes_next_is_a_command_of_the_same_workspace(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = [part for one in ("training.epochs=1", "model.architecture=mlp") for part in ("--set", one)]
+
+    def following(*arguments: str) -> str:
+        assert run(list(arguments)) == 0
+        return capsys.readouterr().out
+
+    workspace = f"-w {shlex.quote(given)}"
+    assert f"portier-owner train {workspace}\n" in re.sub(" +\n", "\n", following("init", given, *quick))
+    assert f"portier-owner train {workspace}" in following("status", "-w", given)
+    assert f"portier-owner protect {workspace}" in following("train", "-w", given)
+    assert f"portier-owner protect {workspace}" in following("status", "-w", given)
+    assert f"portier-owner invite NAME {workspace}" in following("contributors", "-w", given)
+    monkeypatch.chdir(given)
+    assert " -w " not in following("status")
 
 
 def test_an_unknown_setting_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ class DataSettings(Section):
     """Folder that holds <name>/{train,test}.parquet; where it is not given, $PORTIER_DATA."""
     size: int = Field(default=0, ge=0, le=8192)
     """Side in pixels that images in files are resized to (antialiased, aspect not kept); 0: they stay as they are, and must all
-    be of one size. Contributors' images must be of the size that comes of it."""
+    be of one size. Contributors' images are brought to the size that comes of it."""
     seed: int = 0
     """Seed of the split into disjoint shares."""
     train: float = Field(default=0.5, gt=0.0, le=1.0)

@@ -103,17 +103,22 @@ class Request:
         return None if self._is_examples_file else image_sizes(self.data, data_dir=self._data_dir)
 
     def load(self, size: tuple[int, int] | None = None) -> Examples:
-        """All of an examples file, the training set of anything else, then the partition's part.
+        """All of an examples file, the training set of anything else, then the partition's part. Without a partition a path's data are all
+        the contributor's own: those that came without a test set are trained on as a whole. A partition is of data that others share
+        in, and that an owner may have held a test set out of by the same division.
 
         size: (height, width) to decode images at; None for their own. Raises UnknownNameError, DataError, ConfigurationError.
         """
         from common.datasets import load, load_examples  # noqa: PLC0415 - as above
+        from common.examples import join  # noqa: PLC0415
         from common.partitions import parse_partition  # noqa: PLC0415
 
         if self._is_examples_file:
             examples = load_examples(Path(self.data))
         else:
-            examples = load(self.data, data_dir=self._data_dir, size=size).train
+            found = load(self.data, data_dir=self._data_dir, size=size)
+            own = found.came_whole and not self.partition and _is_path(self.data)
+            examples = join(found.train, found.test) if own else found.train
         return parse_partition(self.partition).apply(examples) if self.partition else examples
 
     def load_held_out(self) -> Examples | None:
@@ -134,8 +139,12 @@ class Request:
 
 
 def _located(data: str) -> str:
-    """`data` as an absolute path where it is one; a known name stays a name, even beside a folder called so."""
+    """`data` as an absolute path where it is one."""
+    return str(Path(data).expanduser().absolute()) if _is_path(data) else data
+
+
+def _is_path(data: str) -> bool:
+    """A known name stays a name, even beside a folder called so."""
     from common.datasets import NAMES  # noqa: PLC0415 - as above
 
-    path = Path(data).expanduser()
-    return str(path.absolute()) if data.lower().replace("_", "-") not in NAMES and path.exists() else data
+    return data.lower().replace("_", "-") not in NAMES and Path(data).expanduser().exists()

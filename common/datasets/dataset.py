@@ -23,6 +23,7 @@ ONE_SIZE = (
 class DataSet:
     """train_groups, test_groups: (N,) int64 where some examples belong together (frames of one traffic sign, images of
     one patient) and a split must not part them; -1 marks an example on its own.
+    came_whole: whether the test set was taken out of data that came without one.
 
     Raises DataError where the two sets have different classes or input shapes.
     """
@@ -32,6 +33,7 @@ class DataSet:
     test: Examples
     train_groups: Tensor | None = None
     test_groups: Tensor | None = None
+    came_whole: bool = False
 
     def __post_init__(self) -> None:
         if self.train.class_names != self.test.class_names:
@@ -59,6 +61,7 @@ def hold_out(name: str, examples: Examples, *, seed: int, groups: Tensor | None 
         examples.take(test),
         None if groups is None else groups[train],
         None if groups is None else groups[test],
+        came_whole=True,
     )
 
 

@@ -363,6 +363,7 @@ def test_a_folder_without_a_test_set_has_a_quarter_held_out(tmp_path: Path) -> N
     data = load(str(tmp_path))
     assert data.train.labels.bincount().tolist() == [9, 9]
     assert data.test.labels.bincount().tolist() == [3, 3]
+    assert data.came_whole
 
 
 def test_large_images_are_decoded_in_order(tmp_path: Path) -> None:

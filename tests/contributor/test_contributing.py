@@ -335,6 +335,22 @@ def test_a_partition_takes_its_part_only(request_: Request) -> None:
     assert len(half.load()) == 8
 
 
+def test_a_folder_of_ones_own_is_trained_on_as_a_whole_and_a_shared_one_is_not(tmp_path: Path) -> None:
+    """A test set taken out of a contributor's own data would serve nobody; one of a data set that an owner has too is the owner's."""
+    folder = _folders(tmp_path / "photos", {"dark": (3, 3), "bright": (3, 3)})
+    whole, shared = (
+        Request(data=folder).load((4, 4)),
+        Request(data=folder, partition="iid:index=0,count=1").load((4, 4)),
+    )
+    assert (len(whole), torch.bincount(whole.labels).tolist()) == (16, [8, 8])
+    assert len(shared) == 12
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "photos").rename(tmp_path / "apart" / "train")
+    _folders(tmp_path / "apart" / "test", {"dark": (3, 3), "bright": (3, 3)})
+    assert len(Request(data=str(tmp_path / "apart")).load((4, 4))) == 16
+    assert len(Request(data="digits").load()) == 1350
+
+
 def test_watching_a_submission_made_here_closes_it(
     workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
 ) -> None:
@@ -420,10 +436,10 @@ def test_photos_of_all_sizes_are_brought_to_the_releases_and_it_is_said(
     said: list[str] = []
     data = _folders(tmp_path / "photos", {"dark": (3, 5), "bright": (8, 6)})
     done = _run(workspace, owner, Request(data=data, seed=3), on_note=said.append)
-    assert (done.verdict, done.measured["samples"]) == ("accepted", 12)
+    assert (done.verdict, done.measured["samples"]) == ("accepted", 16)
     assert said == [
-        "12 images in all 2 classes: dark (6), bright (6)",
-        "12 images of 4 sizes, from 3x5 to 16x12, in colour brought to 2x2 in grey",
+        "16 images in all 2 classes: dark (8), bright (8)",
+        "16 images of 4 sizes, from 3x5 to 16x12, in colour brought to 2x2 in grey",
     ]
 
 
@@ -448,7 +464,7 @@ def test_folders_of_other_names_are_refused_and_with_classes_taken_for_what_they
         _run(workspace, owner, request)
     assert owner.submissions == []
     _run(workspace, owner, dataclasses.replace(request, classes="noon=bright,moonless=dark"), on_note=said.append)
-    assert said[0] == "12 images in all 2 classes: moonless as dark (6), noon as bright (6)"
+    assert said[0] == "16 images in all 2 classes: moonless as dark (8), noon as bright (8)"
 
 
 def test_held_out_examples_may_have_the_releases_names(

@@ -103,6 +103,8 @@ class ReleaseManifest(_Manifest):
         names = self.class_names
         if not isinstance(names, tuple) or not all(_printable(name, 1, 200) for name in names):
             raise _invalid("class_names", "must be strings of 1 to 200 printable characters")
+        if len(set(names)) != len(names):
+            raise _invalid("class_names", "must be different ones: contributors' classes are told by them")
         if len(names) != self.spec.classes:
             raise _invalid("class_names", f"must be {self.spec.classes}, as many as spec.classes, not {len(names)}")
         _check_weights(self.weights_sha256, self.weights_bytes)

@@ -360,8 +360,9 @@ class OwnerClient:
 def _check_receipts(status: SubmissionStatus) -> None:
     """Raises ProtocolError where the owner tells more of a submission than it has signed."""
     commit, verdict = status.commit_receipt, status.verdict_receipt
+    expired = status.state is State.DECLINED and status.code == "expired"
     # An upload that was dropped was never handed in, and no verdict says so.
-    if status.state is State.UPLOADING or (status.state is State.DECLINED and status.code == "expired" and not verdict):
+    if commit is None and verdict is None and (status.state is State.UPLOADING or expired):
         return
     if commit is None or commit.statement != RECEIVED:
         raise ProtocolError(f"the owner gave no receipt for submission {status.id[:12]}", hint="ask the owner")

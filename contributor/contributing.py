@@ -18,6 +18,7 @@ from common import timestamps
 from common.errors import (
     ConfigurationError,
     ManifestError,
+    ProtocolError,
     TriesUsedUpError,
     WireError,
     WorkspaceError,
@@ -372,6 +373,12 @@ def _start(workspace: ContributorWorkspace, request: Request) -> Contribution:
 
 
 def _decided(workspace: ContributorWorkspace, contribution: Contribution, standing: Standing) -> Contribution:
+    kept = workspace.contribution_directory(contribution.label) / "commit.receipt"
+    if standing.code == "expired" and not standing.commit_receipt and kept.exists():
+        raise ProtocolError(
+            f"the owner says that submission {contribution.submission[:12]} expired, as if it had never been handed in",
+            hint=f"ask the owner; it signed the receipt in {kept}",
+        )
     _keep_receipts(workspace, contribution, standing)
     decided = dataclasses.replace(contribution, step=Step.DECIDED, verdict=standing.state, code=standing.code)
     workspace.save(decided)

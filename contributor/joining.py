@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from common.errors import IdentityError, ProtocolError, WorkspaceError
+from common.errors import InvitationError, ProtocolError, WorkspaceError
 from common.files import ensure_directory, write_atomically
 from common.identity.certificates import load_certificate, spki_sha256
 from common.identity.invitation import Invitation
@@ -43,10 +43,16 @@ def join(
     WorkspaceError (this home has joined another owner, or as another name), ConnectionLostError, StorageError.
     """
     renewing = (home / "membership.json").exists()
+    addresses = invitation.addresses
     if renewing:
-        _check_same(Membership.open(home), invitation)
+        joined = Membership.open(home)
+        _check_same(joined, invitation)
+        # Those it had stay: TLS tells a stranger at a new one, and an owner that has not moved is still found.
+        addresses = tuple(dict.fromkeys((*addresses, *joined.addresses)))
     invitation.check()
-    membership = Membership(home, invitation.name, invitation.addresses, invitation.owner_key)
+    membership = Membership(home, invitation.name, addresses, invitation.owner_key)
+    if membership.authority_file.exists():
+        _check_authority(membership, invitation)
     fresh = not home.exists()
     ensure_directory(home, 0o700)
     write_template(ContributorWorkspace(home))
@@ -76,7 +82,7 @@ def join(
 
     try:
         answer = Patience(patience).persist(enrol)
-    except IdentityError:
+    except InvitationError:
         # Refused, so nothing here is of use. After a cut line the key stays: the owner may have enrolled it already.
         if fresh:
             shutil.rmtree(home, ignore_errors=True)
@@ -98,6 +104,10 @@ def _check_same(joined: Membership, invitation: Invitation) -> None:
             f"{joined.home} has joined as {joined.name}{whose} already; the invitation is for {invitation.name}",
             hint="use another --home for another owner or name",
         )
+
+
+def _check_authority(joined: Membership, invitation: Invitation) -> None:
+    """Raises WorkspaceError where the home has the authority of another owner, whatever has become of its membership."""
     if spki_sha256(load_certificate(joined.authority())) != invitation.ca_spki_sha256:
         raise WorkspaceError(
             f"the invitation names another authority than the one that {joined.home} has joined",

@@ -148,7 +148,7 @@ def reconcile(workspace: Workspace, store: Store) -> list[str]:
     process that serves.
 
     A whole folder without a row was left by a process killed just before it was published, or is of a ledger newer than this one,
-    restored from an older copy: nothing signed is deleted for that.
+    restored from an older copy: nothing signed is deleted for that, and once a ledger names it again, it is back in its place.
 
     Raises WorkspaceError where a row names a release whose files are gone: that is damage, not an interrupted run.
     """
@@ -160,10 +160,17 @@ def reconcile(workspace: Workspace, store: Store) -> list[str]:
             shutil.rmtree(directory, ignore_errors=True)
         elif ID.fullmatch(directory.name) and directory.name not in known:
             with storage_errors("set aside", directory):
-                directory.replace(directory.with_name(f"{SET_ASIDE}{directory.name}"))
+                aside = directory.with_name(f"{SET_ASIDE}{directory.name}")
+                if aside.exists():  # of the same manifest, and so of the same weights
+                    shutil.rmtree(aside)
+                directory.replace(aside)
             orphans.append(directory.name)
     for release in store.releases():
         files = workspace.release(release.id)
+        aside = files.directory.with_name(f"{SET_ASIDE}{release.id}")
+        if aside.is_dir() and not files.directory.exists():
+            with storage_errors("put back", aside):
+                aside.replace(files.directory)
         if not files.weights.is_file():
             raise WorkspaceError(
                 f"release {release.id[:12]} has lost its weights: {files.weights} is missing",

@@ -110,6 +110,11 @@ class GuardSettings(Section):
     escalation_quarantine_level: float = Field(default=0.5, gt=0.0, lt=1.0)
     """One with an escalation p above this is accepted; in between it stays for a person."""
 
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _one_name(cls, given: object) -> object:
+        return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _detectors(self) -> GuardSettings:
         if not self.detectors:
@@ -177,7 +182,7 @@ class ServiceSettings(Section):
     """Port of the mutual-TLS service; 0 picks a free one."""
     enrolment_port: int = Field(default=7444, ge=0, le=65535)
     """Port of the enrolment listener; 0 picks a free one."""
-    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    names: tuple[str, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
     """Host names and addresses the service is reached by: they go into its certificate and into invitations. Where ports are
 forwarded to those above, host:port or host:port/enrolment_port; invitations name these, the certificate the host."""
     certificate_days: int = Field(default=90, ge=1, le=825)

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from common.datasets.dataset import ONE_SIZE
@@ -35,6 +35,10 @@ CHUNK = 256
 BAR_FROM = 5_000
 THREADS_PAY_FROM = 10_000
 """Pixels from which decoding in threads is faster; below it they only wait for each other."""
+
+_ORIENTATION = 0x0112
+_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+"""Values of that EXIF tag by which width and height are exchanged."""
 
 _Read = TypeVar("_Read")
 
@@ -135,16 +139,28 @@ def _size_of(data: bytes, name: str) -> tuple[int, int]:
     with Image.open(io.BytesIO(data)) as opened:
         _check_pixels(name, *opened.size)
         width, height = opened.size
-        return width, height
+        return (height, width) if opened.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE else (width, height)
 
 
 def _through_pillow(data: bytes, name: str, size: tuple[int, int] | None) -> Tensor:
     with Image.open(io.BytesIO(data)) as opened:
         _check_pixels(name, *opened.size)
-        image: Image.Image = opened
-        if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG"):
-            image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
-        image = image.convert("L" if image.mode in ("1", "L", "LA", "I", "F") else "RGB")
+        turned = opened.getexif().get(_ORIENTATION, 1) != 1
+        image: Image.Image = ImageOps.exif_transpose(opened) if turned else opened
+        if image.mode in ("I", "F") and opened.format != "PNG":
+            values = np.asarray(image)
+            low, high = float(values.min()), float(values.max())
+            if not 0 <= low <= high <= 255:
+                raise DataError(
+                    f"{name} has values from {low:g} to {high:g}",
+                    hint="images of 8 bits are read: bring it to 0 to 255 yourself",
+                )
+        grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+        if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PNG"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.has_transparency_data:  # what is drawn in the alpha channel alone would be lost
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        image = image.convert("L" if grey else "RGB")
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))

@@ -59,9 +59,9 @@ def verify(session: Session, owner_key: bytes, receipts: Sequence[Receipt]) -> V
 
 
 def check_receipt(
-    receipt: Receipt, hashes: Mapping[int, str], said: Mapping[int, str], owner_key: bytes
+    receipt: Receipt, hashes: Mapping[int, str], said: Mapping[int, tuple[str, str]], owner_key: bytes
 ) -> Iterator[str]:
-    """What a receipt proves against a ledger whose entries have these hashes and make these statements, by index."""
+    """What a receipt proves against a ledger whose entries have these hashes, by index. said: of which submission, and what."""
     name = f"the receipt about {receipt.subject[:12]}"
     try:
         verify_receipt(receipt, owner_key)
@@ -74,18 +74,24 @@ def check_receipt(
             yield f"{name} knows entry {index}, but the ledger ends at entry {newest}: it was cut short"
         elif hashes.get(index) != digest:
             yield f"{name} knows another entry {index}: the ledger was rewritten"
-    if hashes.get(receipt.index) == receipt.entry_hash and said.get(receipt.index) != receipt.statement:
+    subject, statement = said.get(receipt.index, ("", "nothing of the kind"))
+    if hashes.get(receipt.index) == receipt.entry_hash and (subject, statement) != (receipt.subject, receipt.statement):
+        of_another = "" if subject in ("", receipt.subject) else f" of {subject[:12]}"
         yield (
-            f"{name} says {receipt.statement}, but entry {receipt.index} says {said.get(receipt.index, 'nothing of the kind')}: "
+            f"{name} says {receipt.statement}, but entry {receipt.index} says {statement}{of_another}: "
             "the contributor was told something else than was written down"
         )
 
 
-def _statements(replay: Replay) -> dict[int, str]:
-    """What the entries that receipts are given about state of their submissions, by index."""
-    handed_in = {entry.index: RECEIVED for entry in replay.commits.values()}
-    verdicts = (entry for entries in replay.verdicts.values() for entry in entries)
-    return handed_in | {entry.index: str(entry.body.get("decision")) for entry in verdicts}
+def _statements(replay: Replay) -> dict[int, tuple[str, str]]:
+    """Submission and statement of the entries that receipts are given about, by index."""
+    handed_in = {entry.index: (submission, RECEIVED) for submission, entry in replay.commits.items()}
+    verdicts = {
+        entry.index: (submission, str(entry.body.get("decision")))
+        for submission, entries in replay.verdicts.items()
+        for entry in entries
+    }
+    return handed_in | verdicts
 
 
 def _read_chain(session: Session, replay: Replay, hashes: list[tuple[int, str]]) -> Iterator[tuple[Entry, bytes]]:

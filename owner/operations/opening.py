@@ -58,12 +58,12 @@ def open_office(
 
 
 def _check_data(workspace: Workspace, settings: OwnerSettings, overrides: Mapping[str, Any]) -> None:
-    """What is asked of [data] after `init` would change nothing, and be believed."""
+    """What is asked of [data] after `init` would change nothing, and be believed. Where data sets lie is nothing to a workspace that
+    has its shares."""
     divided = config.load(OwnerSettings, workspace.settings_file, environment={}).data
-    changed = [f"data.{leaf}" for leaf, value in settings.data if value != getattr(divided, leaf)]
-    flags = [name for name, value in overrides.items() if name.startswith("data.") and value is not None]
-    for name in (*flags, *changed):
-        source = "--set" if name in flags else config.variable(name)
+    changed = [f"data.{leaf}" for leaf, value in settings.data if value != getattr(divided, leaf) and leaf != "dir"]
+    for name in changed:
+        source = "--set" if overrides.get(name) is not None else config.variable(name)
         raise ConfigurationError(
             f"{name} ({source}) cannot be changed any more: `init` divided the data, and the model, its guards and every verdict stand "
             "on that division",

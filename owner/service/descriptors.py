@@ -6,7 +6,9 @@ to what the system allows, and gRPC is told how many connections each listener m
 
 from __future__ import annotations
 
+import logging
 import resource
+from contextlib import suppress
 from typing import Final
 
 MOST: Final = 1 << 16
@@ -16,27 +18,40 @@ OWN: Final = 256
 ENROLMENT: Final = 128
 """Connections of the enrolment listener, whose callers show no certificate: four times the enrolments that are worked on at a time."""
 _FEWEST: Final = 16
+_TIGHT: Final = 100
+"""Contributors: where fewer can be connected at a time, the owner is told."""
+_WORTH_TRYING: Final = (10240, 4096, 1024)
+"""Where the system refuses its own hard limit, as macOS does beyond one of each process."""
+_log = logging.getLogger(__name__)
 
 
 def raise_limit() -> int:
     """Raise the soft limit on open files to the hard one; returns the limit then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MOST if soft == resource.RLIM_INFINITY else soft
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # macOS has a further limit of its own
-        return soft
-    return wanted
+    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft == resource.RLIM_INFINITY:
+        return MOST
+    for wanted in (most, *_WORTH_TRYING):
+        if not soft < wanted <= most:
+            continue
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return soft
 
 
-def connections(limit: int) -> tuple[int, int]:
-    """Connections that the service listener and the enrolment listener may hold, of a process with `limit` descriptors.
+def connections(limit: int, addresses: int = 1) -> tuple[int, int]:
+    """Connections that the service listener and the enrolment listener may hold at each of their addresses, of a process with `limit`
+    descriptors.
 
-    >>> connections(1024), connections(128)
-    ((640, 128), (16, 16))
+    >>> connections(1024), connections(1024, addresses=2), connections(128)
+    ((640, 128), (320, 64), (16, 16))
     """
     left = limit - OWN
-    enrolment = max(_FEWEST, min(ENROLMENT, left // 4))
-    return max(_FEWEST, left - enrolment), enrolment
+    enrolment = min(ENROLMENT, left // 4)
+    found = max(_FEWEST, (left - enrolment) // addresses), max(_FEWEST, enrolment // addresses)
+    if found[0] < _TIGHT:
+        _log.warning(
+            "with %d open files allowed (ulimit -n), only %d contributors can be connected at a time", limit, found[0]
+        )
+    return found

@@ -48,14 +48,22 @@ _CONNECTION: Final[tuple[tuple[str, Any], ...]] = (
 
 
 def options(connections: int) -> tuple[tuple[str, Any], ...]:
-    """Of the service listener. connections: that it may hold at a time."""
-    return (*_CONNECTION, ("grpc.max_allowed_incoming_connections", connections))
+    """Of the service listener. connections: that it may hold at a time, at each address.
+
+    One without a call is closed, for nobody asks the ledger whether its contributor is revoked; a client connects anew by itself.
+    """
+    return (
+        *_CONNECTION,
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_connection_idle_ms", 300_000),
+    )
 
 
 def enrolment_options(connections: int) -> tuple[tuple[str, Any], ...]:
     """Of the enrolment listener, which keeps nobody's connection open for nothing."""
     return (
-        *options(connections),
+        *_CONNECTION,
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_receive_message_length", 64 * 1024),
         ("grpc.max_connection_idle_ms", 30_000),
     )

@@ -63,7 +63,7 @@ async def serve(
     """
     stopping = stop or asyncio.Event()
     return_freed_chunks()
-    contributors, strangers = connections(raise_limit())
+    contributors, strangers = connections(raise_limit(), _addresses(settings.service.host))
     _warn_of_readers(workspace)
     async with AsyncExitStack() as stack:
         ledger = stack.enter_context(ThreadPoolExecutor(4, "ledger"))
@@ -146,6 +146,13 @@ async def _until(stopping: asyncio.Event, beside: Sequence[asyncio.Future[None]]
                 waiting.cancel()
                 return error
     return None
+
+
+def _addresses(host: str) -> int:
+    """How many addresses a listener has under this name: `localhost` is two where there is IPv6."""
+    with suppress(OSError):
+        return len({found[4] for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)})
+    return 1  # `_listen` says what is wrong with it
 
 
 def _warn_of_readers(workspace: Workspace) -> None:

@@ -585,3 +585,34 @@ def test_the_sizes_of_encoded_images_are_read_from_their_headers(tmp_path: Path,
     (tmp_path / "folder" / "dog" / "bomb.png").write_bytes(bomb(9_000, 9_000))
     with pytest.raises(DataError, match=r"bomb\.png claims 9000x9000 pixels"):
         image_sizes(str(tmp_path / "folder"))
+
+
+def test_images_are_read_as_they_are_seen(tmp_path: Path) -> None:
+    """Turned as their EXIF tag says, and on white where they are transparent: an alpha channel may hold all there is to see."""
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+    lying = Image.new("L", (6, 4), 0)
+    lying.paste(200, (0, 0, 3, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / NAMES[0] / "0.png", exif=exif)
+    ink = Image.new("LA", (4, 6), (0, 0))
+    ink.paste((0, 255), (0, 0, 4, 3))
+    ink.save(tmp_path / NAMES[1] / "0.png")
+    assert image_sizes(str(tmp_path)) == {(4, 6): 2}
+    root = tmp_path.with_name("divided")
+    root.mkdir()
+    tmp_path.rename(root / "train")
+    write_folder(root / "test", each=1, side=(4, 6), mode="L")
+    turned, drawn = load(str(root)).train.images[:, 0].int()
+    assert (turned[:3] == 200).all()
+    assert (turned[3:] == 0).all()
+    assert (drawn[:3] == 0).all()
+    assert (drawn[3:] == 255).all()
+
+
+def test_values_beyond_eight_bits_are_refused_not_cut_off(tmp_path: Path) -> None:
+    write_folder(tmp_path, mode="L")
+    Image.fromarray(np.full((8, 8), 6300, np.int32)).save(tmp_path / NAMES[0] / "deep.tiff")
+    with pytest.raises(DataError, match=r"deep\.tiff has values from 6300 to 6300"):
+        load(str(tmp_path))

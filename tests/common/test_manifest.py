@@ -85,7 +85,7 @@ names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_
 @given(
     options=options,
     shape=st.lists(st.integers(1, 64), min_size=1, max_size=4),
-    class_names=st.lists(names, min_size=2, max_size=8),
+    class_names=st.lists(names, min_size=2, max_size=8, unique=True),
     architecture=st.sampled_from(architectures()),
     note=st.text(max_size=50).filter(lambda text: text.replace("\n", "").isprintable()),
 )
@@ -169,6 +169,7 @@ MALFORMED_RELEASES = {
     "fewer class names": (changed(RELEASE, class_names=["cat"]), "FIELD_INVALID", "class_names"),
     "more class names": (changed(RELEASE, class_names=["cat", "dog", "emu"]), "FIELD_INVALID", "class_names"),
     "class names a string": (changed(RELEASE, class_names="ab"), "FIELD_INVALID", "class_names"),
+    "a class name twice": (changed(RELEASE, class_names=["cat", "cat"]), "FIELD_INVALID", "class_names"),
     "a class name of nothing": (changed(RELEASE, class_names=["cat", ""]), "FIELD_INVALID", "class_names"),
     "a class name with a terminal escape": (
         changed(RELEASE, class_names=["cat", "\x1b[2J"]),
@@ -277,6 +278,9 @@ def test_a_wrong_manifest_cannot_even_be_made(base: Any, field: str, value: obje
 def test_a_manifest_over_64_kib_cannot_be_made() -> None:
     spec = ModelSpec("cnn", (3, 32, 32), 1000)
     with pytest.raises(ManifestError) as caught:
-        dataclasses.replace(RELEASE, spec=spec, class_names=tuple("x" * 100 for _ in range(1000)))
+        dataclasses.replace(RELEASE, spec=spec, class_names=tuple(f"{n:0100}" for n in range(1000)))
     assert caught.value.code == "MANIFEST_TOO_LONG"
-    assert len(dataclasses.replace(RELEASE, spec=spec, class_names=("x" * 60,) * 1000).to_bytes()) < manifest.LIMIT
+    assert (
+        len(dataclasses.replace(RELEASE, spec=spec, class_names=tuple(f"{n:060}" for n in range(1000))).to_bytes())
+        < manifest.LIMIT
+    )

@@ -425,6 +425,8 @@ def answers(commit: Receipt, rejected: Receipt) -> dict[str, dict[str, Any]]:
     return {
         "pending, without a receipt": {"state": kinds.PENDING},
         "pending, called expired": {"state": kinds.PENDING, "code": "expired"},
+        "declined as expired, and handed in": {"state": kinds.DECLINED, "code": "expired", "commit_receipt": handed_in},
+        "uploading, and decided": {"state": kinds.UPLOADING, "verdict_receipt": verdict},
         "accepted, without a verdict": {"state": kinds.ACCEPTED, "commit_receipt": handed_in},
         "declined, without a verdict": {"state": kinds.DECLINED, "code": "utility", "commit_receipt": handed_in},
         "accepted, by the receipt of handing in": {

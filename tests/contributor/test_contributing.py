@@ -17,6 +17,7 @@ from common.errors import (
     DataError,
     ManifestError,
     PortierError,
+    ProtocolError,
     QuotaError,
     TriesUsedUpError,
     UnknownNameError,
@@ -473,3 +474,14 @@ def test_held_out_examples_may_have_the_releases_names(
     data = _folders(tmp_path / "photos", {"noon": (2, 2), "moonless": (2, 2)})
     request = Request(data=data, seed=3, classes="noon=bright,moonless=dark", held_out=request_.data)
     assert _run(workspace, owner, request).measured["accuracy"] is not None
+
+
+def test_what_was_handed_in_does_not_expire_as_if_it_had_not_been(
+    workspace: ContributorWorkspace, owner: StandInOwner, request_: Request
+) -> None:
+    owner.standings = [Standing("declined", "expired")]
+    with pytest.raises(ProtocolError, match="never been handed in"):
+        _run(workspace, owner, request_)
+    owner.standings = [Standing("accepted", verdict_receipt=b"verdict")]
+    assert _run(workspace, owner, request_).verdict == "accepted"
+    assert len(owner.submissions) == 1

@@ -245,6 +245,10 @@ def test_the_division_cannot_be_changed_after_init(root: Path, monkeypatch: pyte
         pass
     with open_office(root, environment={}) as office:
         assert office.settings.data.seed == 0
+    monkeypatch.setenv("PORTIER_DATA__SEED", "0")
+    monkeypatch.setenv("PORTIER_DATA__DIR", "/where/other/data/lie")
+    with open_office(root, {"data.seed": "0"}):
+        pass
 
 
 def test_the_same_seed_trains_the_same_release_weights(untrained: Path, office: Office) -> None:

@@ -134,3 +134,17 @@ def test_weights_are_those_of_the_file_handed_over(office: Office) -> None:
     release = releases.publish(office.workspace, office.store, prepare(office))
     after = releases.load_weights(office.workspace, release)
     assert all(torch.equal(after[name], before[name] + 1) for name in before if before[name].is_floating_point())
+
+
+def test_a_release_that_was_set_aside_is_back_once_the_ledger_names_it(office: Office) -> None:
+    """An older copy of the ledger was served for a while, twice, and then the newer one again."""
+    release = office.store.current()
+    folder = office.workspace.release(release.id).directory
+    weights = office.workspace.release(release.id).weights.read_bytes()
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(office.store), "releases", lambda _: [])
+            assert releases.reconcile(office.workspace, office.store) == [release.id]
+        assert not folder.exists()
+        assert releases.reconcile(office.workspace, office.store) == []
+        assert office.workspace.release(release.id).weights.read_bytes() == weights

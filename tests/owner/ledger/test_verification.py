@@ -332,3 +332,12 @@ def test_a_receipt_that_says_another_thing_than_the_entry_it_names_is_told_of(hi
     (problem,) = history.store.verify([lie]).problems
     assert "says accepted, but entry" in problem
     assert "says rejected" in problem
+
+
+def test_a_receipt_of_another_submissions_verdict_is_told_of(history):
+    rejected = history.store.submissions(state=S.REJECTED)[0]
+    accepted = history.store.submissions(state=S.ACCEPTED)[0].verdict_receipt
+    named = {name: getattr(accepted, name) for name in ("index", "entry_hash", "head_index", "head_hash")}
+    lie = sign_receipt(history.owner, **named, subject=rejected.id, statement="accepted")
+    (problem,) = history.store.verify([lie]).problems
+    assert f"says accepted of {accepted.subject[:12]}" in problem

@@ -21,6 +21,7 @@ from common.identity.tls_keys import TlsKey
 from contributor.client import OwnerClient
 from contributor.joining import join
 from contributor.membership import Membership
+from contributor.patience import Patience
 from owner.ledger.identity_records import FRESH_CERTIFICATES
 from owner.service import enrolment
 from protos import collaboration_pb2 as wire
@@ -103,7 +104,8 @@ def test_a_home_whose_certificate_ran_out_joins_again_with_the_key_it_has(owner:
     with OwnerClient(home) as client:
         assert client.release().current
     after = files_of(home)
-    assert {name for name in after if after[name] != before.get(name)} == {"keys/identity.pem"}
+    # Its addresses are those of the invitation, and then the one it had.
+    assert {name for name in after if after[name] != before.get(name)} == {"keys/identity.pem", "membership.json"}
     assert owner.store.verify().ok
 
 
@@ -240,3 +242,37 @@ def test_the_enrolment_listener_offers_no_collaboration(owner: Owner) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_home_that_lost_its_membership_is_not_joined_with_another_owner(owner: Owner, ann: OwnerClient) -> None:
+    other = Authority.create()
+    theirs = dataclasses.replace(owner.invite("bob"), name="ann", ca_certificate=other.certificate_der)
+    before = files_of(ann.membership.home)
+    (ann.membership.home / "membership.json").rename(ann.membership.home / "aside.json")
+    with pytest.raises(WorkspaceError, match="another authority"):
+        join(theirs, ann.membership.home)
+    (ann.membership.home / "aside.json").rename(ann.membership.home / "membership.json")
+    assert files_of(ann.membership.home) == before
+
+
+def test_a_renewal_keeps_the_addresses_that_the_home_had(owner: Owner, ann: OwnerClient) -> None:
+    had = ann.membership.addresses
+    renewed = join(
+        dataclasses.replace(owner.invite("ann", renew=True), addresses=("elsewhere.example:1",)), ann.membership.home
+    )
+    assert renewed.addresses == ("elsewhere.example:1", *had)
+
+
+def test_a_stranger_who_answers_after_a_cut_line_does_not_cost_the_key(owner: Owner, tmp_path: Path) -> None:
+    """The owner may have enrolled it before the line was cut."""
+    invitation, home = owner.invite("ann"), tmp_path / "home"
+
+    def stranger(*_: object) -> None:
+        raise IdentityError("somebody else answers")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Patience, "persist", stranger)
+        with pytest.raises(IdentityError, match="somebody else"):
+            join(invitation, home)
+    key = SigningKey.load(Membership(home, "ann", (), b"").signing_key_file).public_key
+    assert SigningKey.load(join(invitation, home).signing_key_file).public_key == key

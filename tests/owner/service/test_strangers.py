@@ -25,7 +25,7 @@ def open_descriptors() -> int:
 def test_idle_connections_cost_no_more_descriptors_than_the_listener_may_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "connections", lambda _: (8, 4))
+    monkeypatch.setattr(server, "connections", lambda *_: (8, 4))
     owner = Owner.found(tmp_path / "owner")
     with serving(owner):
         ann = owner.contributor("ann", tmp_path / "homes")
@@ -67,3 +67,49 @@ def test_refusals_of_strangers_keep_no_contributor_waiting(
         go_on.set()
         assert {one.code() for one in refused} == {grpc.StatusCode.INVALID_ARGUMENT}
     ann.close()
+
+
+def test_contributors_share_what_is_left_between_the_addresses_and_are_told_where_it_is_little(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert descriptors.connections(4096) == (3712, 128)
+    assert "at a time" not in caplog.text
+    assert descriptors.connections(512, addresses=2) == (96, 32)
+    assert "only 96 contributors" in caplog.text
+
+
+def test_a_system_that_refuses_its_own_limit_is_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refusing(_: int, limits: tuple[int, int]) -> None:
+        asked.append(limits[0])
+        if limits[0] > 4096:
+            raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(descriptors.resource, "getrlimit", lambda _: (256, descriptors.resource.RLIM_INFINITY))
+    monkeypatch.setattr(descriptors.resource, "setrlimit", refusing)
+    assert descriptors.raise_limit() == 4096
+    assert asked == [descriptors.MOST, 10240, 4096]
+
+
+def test_a_connection_on_which_nothing_is_asked_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks the ledger about it: it could be a revoked contributor's."""
+    short = {"grpc.max_connection_idle_ms": 300}
+    options = server.options
+    monkeypatch.setattr(server, "options", lambda n: tuple((k, short.get(k, v)) for k, v in options(n)))
+    owner = Owner.found(tmp_path / "owner")
+    with serving(owner):
+        ann = owner.contributor("ann", tmp_path / "homes")
+        own = ann.membership.identity()
+        mutual = grpc.ssl_channel_credentials(owner.authority.certificate_pem, own.key, own.certificate)
+        seen: list[grpc.ChannelConnectivity] = []
+        with grpc.secure_channel(f"localhost:{owner.port}", mutual) as channel:
+            channel.subscribe(seen.append, try_to_connect=True)
+            grpc.channel_ready_future(channel).result(timeout=10)
+            deadline = time.monotonic() + 10
+            while grpc.ChannelConnectivity.IDLE not in seen[1:] and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert grpc.ChannelConnectivity.IDLE in seen[1:]
+        assert ann.release().current
+        ann.close()
+    owner.store.close()

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection.breakdown import after_merge, by_base
+from benchmarks.detection.breakdown import after_merge, by_base, placebos
 from benchmarks.detection.config import Config
 from benchmarks.detection.judge import judge
 from benchmarks.detection.overview import overview, shipped
 from benchmarks.detection.page import Row, page, roc, score_distributions, tpr_by_dose
 from benchmarks.detection.plans import Plan, plans
-from benchmarks.detection.report import by_family, honest_strata, table
+from benchmarks.detection.report import by_family, honest_strata, placebo_groups, table
 from benchmarks.detection.report import rows as figures_of
 from benchmarks.detection.scores import Column, Slow, columns, score
 from benchmarks.detection.sheets import Entry, Sheet, path_of
@@ -167,7 +167,13 @@ def write_report(config: Config, sheets: Sequence[Sheet], arguments: argparse.Na
         command=f"python -m benchmarks.detection {arguments.config}",
         hardware="; ".join(dict.fromkeys(sheet.hardware for sheet in sheets)),
         plots=plots,
-        breakdown=[*by_base(judged_by_family), "", *after_merge(judged_by_family)],
+        breakdown=[
+            *by_base(judged_by_family),
+            "",
+            *after_merge(judged_by_family),
+            "",
+            *placebos(placebo_groups(config, final, chosen)),
+        ],
     )
     text += "".join(f"\n{line}\n" for line in shortcomings(config, sheets))
     (out / f"{name}.md").write_text(text, "utf-8")

@@ -60,6 +60,30 @@ def after_merge(groups: ByFamily) -> list[str]:
     return lines
 
 
+def placebos(groups: ByFamily) -> list[str]:
+    """Lines of a section: honest models of the attackers' recipes, and how many of them the gate rejects. Nothing where there are none."""
+    judged = {
+        family: [one for group in mine for one in group.attacked if one.model.passes_utility]
+        for family, mine in groups.items()
+    }
+    everyone = [one for mine in judged.values() for one in mine]
+    if not everyone:
+        return []
+    lines = [
+        "## Placebos",
+        "",
+        "Honest models trained as a family's attackers train: their data before the attack, their rate, epochs and augmentation. What the gate rejects of these that pass "
+        "utility, it rejects for the recipe. Honest contributors may train so, but seldom do.",
+        "",
+        "| recipe of | placebos | rejected at 5 %, at 1 % |",
+        "|---|---|---|",
+    ]
+    for family, mine in [*judged.items(), ("all", everyone)]:
+        hits = {level: Rate(sum(one.p <= level + 1e-12 for one in mine), len(mine)) for level in LEVELS}
+        lines.append(f"| {family} | {len(mine)} | {_rates(hits)} |")
+    return lines
+
+
 def _found(groups: Sequence[Group]) -> str:
     return _rates(figures(groups, PRIMARY, intervals=False).tpr)
 

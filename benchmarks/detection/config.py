@@ -71,6 +71,9 @@ class Config:
     families: tuple[Family, ...]
     development: tuple[int, ...]
     final: tuple[int, ...]
+    placebos: int = 0
+    """Honest models a base that are trained as the families' attackers train, families by turns: whether a gate sees the attack, or its
+    rate, its epochs and what it does without."""
     remark: str = ""
     """What a reader of the report must know beside what it says by itself."""
 
@@ -122,6 +125,7 @@ class Config:
             families=tuple(Family.parse(one) for one in (*raw["families"], *raw.get("further_families", ()))),
             development=tuple(raw["bases"]["development"]),
             final=tuple(raw["bases"]["final"]),
+            placebos=raw.get("placebos", 0),
             remark=raw.get("remark", ""),
         )
 

@@ -28,7 +28,7 @@ _ROUNDING = 1e-12
 class Model:
     """One model of a base, as it was measured and scored.
 
-    family: of its attack, None where it is honest. effective: None where it is honest. measures: by score name.
+    family: of its attack or, of a placebo, of the recipe; None where it is honest. effective: None where it is honest. measures: by score name.
     stratum: what kind of honest contributor made it, "" for an attacked one. merged_effective: whether its attack still takes in the
         release that averages it in; None where it is honest.
     """
@@ -59,6 +59,7 @@ class Base:
     calibration: Sequence[Mapping[str, float]]
     honest: Sequence[Model]
     attacked: Sequence[Model]
+    placebos: Sequence[Model] = ()
 
 
 Score = Callable[[Mapping[str, float]], float]

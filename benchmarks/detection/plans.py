@@ -21,16 +21,18 @@ from common import canonical
 from common.randomness import derived_seed
 from common.training_options import Augmentation
 
-Role = Literal["owner", "fitting", "calibration", "honest", "attacked"]
+Role = Literal["owner", "fitting", "calibration", "honest", "attacked", "placebo"]
 
 
 @dataclass(frozen=True)
 class Plan:
     """One model of the zoo.
 
-    role: `owner` is M_f of the paper's Eq. 4, fine-tuned by the owner as recommended.
+    role: `owner` is M_f of the paper's Eq. 4, fine-tuned by the owner as recommended. `placebo` is an honest model of the attackers'
+        recipe: their data before the attack, their rate, epochs and augmentation.
     number: of the honest plan its data are drawn by; those of one role and base differ.
-    attack: specification, None for an honest model. learning_rate, epochs: factors on the recommended ones, for an attacker.
+    family: of the attack, or of the recipe. attack: specification, None for an honest model. learning_rate, epochs: factors on the
+        recommended ones, for an attacker and a placebo.
     """
 
     base: int
@@ -45,7 +47,7 @@ class Plan:
     @property
     def name(self) -> str:
         """Of its files; says what it is and is the same in every run."""
-        kind = self.family if self.family else self.role
+        kind = "-".join(filter(None, ("placebo" if self.role == "placebo" else "", self.family))) or self.role
         return f"{kind}-{self.number:04d}-{self.digest[:8]}"
 
     @property
@@ -60,8 +62,10 @@ def plans(config: Config, base: int) -> list[Plan]:
         (Plan(base, "honest", number) for number in range(config.honest)),
         (Plan(base, "fitting", number) for number in range(config.fitting)),
         *(attacked(family, base, config) for family in config.families),
+        placebos(config, base),
     ]
-    sizes = [config.calibration, config.honest, config.fitting, *(family.count for family in config.families)]
+    attacks = [family.count for family in config.families]
+    sizes = [config.calibration, config.honest, config.fitting, *attacks, config.placebos]
     order = sorted(((i + 0.5) / size, s) for s, size in enumerate(sizes) for i in range(size))
     return [Plan(base, "owner", 0), *(next(streams[s]) for _, s in order)]
 
@@ -74,6 +78,14 @@ def attacked(family: Family, base: int, config: Config) -> Iterator[Plan]:
         rate = _log_uniform(random, family.learning_rate)
         epochs = _log_uniform(random, family.epochs)
         yield Plan(base, "attacked", number, family.name, spec, rate, epochs, family.augmentation)
+
+
+def placebos(config: Config, base: int) -> Iterator[Plan]:
+    for number in range(config.placebos):
+        family = config.families[number % len(config.families)]
+        random = np.random.default_rng(derived_seed(base, f"placebo {number}"))
+        rate, epochs = (_log_uniform(random, bounds) for bounds in (family.learning_rate, family.epochs))
+        yield Plan(base, "placebo", number, family.name, None, rate, epochs, family.augmentation)
 
 
 def _log_uniform(random: np.random.Generator, bounds: tuple[float, float]) -> float:

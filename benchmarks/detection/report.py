@@ -130,6 +130,17 @@ def honest_strata(final: Table, fit: Fit) -> list[Stratum]:
     return found
 
 
+def placebo_groups(config: Config, final: Table, chosen: Mapping[str, Choice]) -> dict[str, list[Group]]:
+    """Placebos of each family's recipe, judged as the family is."""
+    return {
+        family.name: [
+            judge(base, chosen[family.name].fit, [one for one in base.placebos if one.family == family.name])
+            for base in final.bases
+        ]
+        for family in config.families
+    }
+
+
 def by_family(config: Config, final: Table, chosen: Mapping[str, Choice]) -> dict[str, list[Group]]:
     """Each family's models on every base, judged by the gate that was chosen without it."""
     return {

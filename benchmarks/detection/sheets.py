@@ -104,6 +104,7 @@ class Sheet:
             [one.measures for one in of("calibration")],
             [one.model() for one in of("honest")],
             [one.model() for one in of("attacked")],
+            [one.model() for one in of("placebo")],
         )
 
     def owner(self) -> Mapping[str, float] | None:

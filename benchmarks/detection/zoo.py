@@ -201,7 +201,7 @@ class Zoo:
         if plan.role == "owner":
             return plan_owner_finetune(pool, self.config.finetuning, seed=plan.base)
         population, recommended = self.config.population, self.config.finetuning
-        if plan.attack:  # an attacker's own data are clean and seldom skewed, and he trains as he likes
+        if plan.family:  # an attacker's own data are clean and seldom skewed, and he trains as he likes
             population = dataclasses.replace(
                 population,
                 iid=0.75,
@@ -221,7 +221,7 @@ class Zoo:
         )
 
     def _pool(self, plan: Plan) -> Examples:
-        theirs = plan.role in {"honest", "attacked"}
+        theirs = plan.role in {"honest", "attacked", "placebo"}
         return self.pools(plan.base).contributors if theirs else self.pools(plan.base).references
 
     def _train(self, plan: Plan, data: ReferencePlan, path: Path) -> Record:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks.detection.breakdown import after_merge, by_base
-from benchmarks.detection.judge import Group, Model, judge
+from benchmarks.detection.breakdown import after_merge, by_base, placebos
+from benchmarks.detection.judge import POPULATIONS, Group, Model, judge
 from tests.benchmarks.detection.conftest import base, models
 
 
@@ -37,3 +37,12 @@ def test_of_what_outlives_the_merge_only_that_is_counted() -> None:
 
 def test_nothing_is_said_of_merges_that_were_not_measured() -> None:
     assert after_merge({"sig": [group(3, models([2.0], "sig"))]}) == []
+
+
+def test_placebos_that_pass_utility_are_counted_by_recipe() -> None:
+    honest = [dataclasses.replace(m, effective=None) for m in models([0.1, 0.96, 2.0], "sig")]
+    assert not any(model.belongs(population) for model in honest for population in POPULATIONS)
+    useless = dataclasses.replace(honest[2], passes_utility=False, name="useless")
+    lines = placebos({"sig": [group(3, [*honest, useless])], "flip": [group(3, [])]})
+    assert lines[-3:] == ["| sig | 3 | 2/3, 1/3 |", "| flip | 0 | - |", "| all | 3 | 2/3, 1/3 |"]
+    assert placebos({"sig": [group(3, [])]}) == []

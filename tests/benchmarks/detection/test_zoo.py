@@ -13,6 +13,7 @@ import pytest
 from benchmarks.detection.config import CONFIGS, Config
 from benchmarks.detection.plans import plans
 from benchmarks.detection.scores import Scorer, Slow, written_with
+from benchmarks.detection.sheets import Entry
 from benchmarks.detection.zoo import Zoo
 from common.activations import find_head
 from common.devices import choose_compute
@@ -169,3 +170,22 @@ def test_detectors_are_given_weights_in_the_models_order_as_a_guard_gives_them(s
     scorer.zoo, scorer.pools = zoo, zoo.pools(0)
     scorer.head = find_head(zoo.model(read), tuple(t[:2] for t in scorer.pools.fit.inputs), zoo.spec.head)
     assert list(scorer._evidence(read).weights) == wanted
+
+
+def test_a_placebo_is_trained_as_the_attackers_of_a_family_and_attacks_nothing(small: Path, tmp_path: Path) -> None:
+    config = Config.load(str(small))
+    with_some = dataclasses.replace(config, placebos=4)
+    more = [plan for plan in plans(with_some, 5) if plan not in plans(config, 5)]
+    assert {plan.role for plan in more} == {"placebo"}
+    assert sorted(plan.family or "" for plan in more) == ["badnets", "badnets", "flip", "flip"]
+    zoo = Zoo(with_some, tmp_path, choose_compute("cpu", "float32"))
+    for plan in more:
+        family = next(one for one in config.families if one.name == plan.family)
+        assert plan.attack is None
+        assert plan.name.startswith(f"placebo-{plan.family}-")
+        assert family.learning_rate[0] <= plan.learning_rate <= family.learning_rate[1]
+        options = zoo._data_plan(plan, 0).options
+        assert options.learning_rate == pytest.approx(plan.learning_rate * config.finetuning.learning_rate)
+    record = zoo.make(more[0])
+    assert record["report"]["attack_effective"] is None
+    assert Entry.of(more[0], record, {}).model().family == more[0].family

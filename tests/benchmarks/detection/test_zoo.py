@@ -143,14 +143,15 @@ def test_a_run_is_resumed_and_reports_every_family(small: Path, tmp_path: Path) 
     work, out = tmp_path / "work", tmp_path / "out"
     command = [sys.executable, "-m", "benchmarks.detection", str(small), "--work", str(work), "--out", str(out)]
     subprocess.run([*command, "--stage", "train", "--bases", "development"], check=True)
-    made = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    made = {path: path.stat().st_mtime_ns for path in work.rglob("*.safetensors")}
     whole = subprocess.run([*command, "--workers", "1"], check=True, capture_output=True, text=True)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert whole.stdout.count("19 of 19 models made") == 2
     rows = json.loads((out / "detection.json").read_text())
     assert {row["family"] for row in rows if row["detector"] == "gate"} == {"badnets", "flip", "all"}
     page = (out / "detection-small.md").read_text()
-    assert "Honest contributors by kind" in page
+    for section in ("Honest contributors by kind", "Base by base", "After the merge"):
+        assert f"## {section}" in page
     # Whoever has the scores and no model gets the same figures, without training one.
     elsewhere = [*command[:-3], str(tmp_path / "nothing"), *command[-2:]]
     assert "nothing to train" in subprocess.run(elsewhere, check=True, capture_output=True, text=True).stdout

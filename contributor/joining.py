@@ -11,7 +11,7 @@ import grpc
 from common.errors import InvitationError, ProtocolError, WorkspaceError
 from common.files import ensure_directory, write_atomically
 from common.identity.certificates import load_certificate, spki_sha256
-from common.identity.invitation import Invitation
+from common.identity.invitation import ADDRESSES, Invitation
 from common.identity.requests import enrolment_request
 from common.identity.tls_keys import TlsKey
 from contributor.connection import CALL_SECONDS, Connection
@@ -48,7 +48,7 @@ def join(
         joined = Membership.open(home)
         _check_same(joined, invitation)
         # Those it had stay: TLS tells a stranger at a new one, and an owner that has not moved is still found.
-        addresses = tuple(dict.fromkeys((*addresses, *joined.addresses)))
+        addresses = tuple(dict.fromkeys((*addresses, *joined.addresses)))[:ADDRESSES]
     invitation.check()
     membership = Membership(home, invitation.name, addresses, invitation.owner_key)
     if membership.authority_file.exists():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,3 +136,16 @@ def keep_freed_memory() -> None:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def device_name(compute: Compute) -> str:
+    """What the maker calls it."""
+    if compute.device.type == "cuda":
+        return str(torch.cuda.get_device_name(compute.device))
+    return f"{os.cpu_count()} x {_cpu_name()}" if compute.device.type == "cpu" else str(compute.device)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text("utf-8") if cpuinfo.exists() else "", re.MULTILINE)
+    return found.group(1) if found else platform.processor() or platform.machine()

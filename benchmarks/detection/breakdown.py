@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.detection.judge import LEVELS, PRIMARY, Group, figures
+from benchmarks.detection.judge import LEVELS, PRIMARY, Group, Judged, figures
 from benchmarks.detection.metrics import Rate
 
 ByFamily = Mapping[str, Sequence[Group]]
@@ -55,8 +55,7 @@ def after_merge(groups: ByFamily) -> list[str]:
     everyone = [one for mine in judged.values() for one in mine]
     for family, mine in [*judged.items(), ("all", everyone)]:
         left = [one for one in mine if one.model.merged_effective]
-        hits = {level: Rate(sum(one.p <= level + 1e-12 for one in left), len(left)) for level in LEVELS}
-        lines.append(f"| {family} | {len(mine)} | {len(left)} | {_rates(hits) if left else '-'} |")
+        lines.append(f"| {family} | {len(mine)} | {len(left)} | {_rates(_rejected(left))} |")
     return lines
 
 
@@ -79,9 +78,12 @@ def placebos(groups: ByFamily) -> list[str]:
         "|---|---|---|",
     ]
     for family, mine in [*judged.items(), ("all", everyone)]:
-        hits = {level: Rate(sum(one.p <= level + 1e-12 for one in mine), len(mine)) for level in LEVELS}
-        lines.append(f"| {family} | {len(mine)} | {_rates(hits)} |")
+        lines.append(f"| {family} | {len(mine)} | {_rates(_rejected(mine))} |")
     return lines
+
+
+def _rejected(models: Sequence[Judged]) -> dict[float, Rate]:
+    return {level: Rate(sum(one.p <= level + 1e-12 for one in models), len(models)) for level in LEVELS}
 
 
 def _found(groups: Sequence[Group]) -> str:

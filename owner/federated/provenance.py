@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.code import code_digest
 from common.datasets import load
-from common.devices import choose_compute
+from common.devices import choose_compute, device_name
 from common.examples import Examples
 from owner.federated.config import OWN_CLIENTS, FederationConfig
 
@@ -42,9 +42,6 @@ def code(client_app: str = OWN_CLIENTS) -> str:
 
 def environment(config: FederationConfig) -> dict[str, Any]:
     """JSON: code, versions, and what the owner's side of the cell computes on and in which precision. Raises what `choose_compute` does."""
-    # It loads torchvision, which who only reads records can do without.
-    from owner.reproduce.speed import device_name  # noqa: PLC0415
-
     compute = choose_compute(config.device, config.precision)
     return software(config) | {**compute.to_json(), "device": device_name(compute)}
 

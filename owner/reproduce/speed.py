@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import platform
 import re
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -23,7 +21,7 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.code import code_digest
-from common.devices import Compute
+from common.devices import Compute, device_name
 from common.model_spec import ModelSpec
 from common.models import build
 from owner.gatekeeper.options import GuardOptions
@@ -69,13 +67,6 @@ def training_flops(spec: ModelSpec) -> int:
         loss = F.cross_entropy(logits, torch.empty(2, dtype=torch.int64, device="meta"))
         loss.backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops()) // 2
-
-
-def device_name(compute: Compute) -> str:
-    """What the maker calls it."""
-    if compute.device.type == "cuda":
-        return str(torch.cuda.get_device_name(compute.device))
-    return f"{os.cpu_count()} x {_cpu_name()}" if compute.device.type == "cpu" else str(compute.device)
 
 
 def peak(name: str) -> float | None:
@@ -191,9 +182,3 @@ class Estimates:
             fits = len(VARIANTS) if step.name == "variants" else 1
             seconds += fits * 512 * self.settings.ae_epochs * _AUTOENCODER_SECONDS_PER_FEATURE_EPOCH
         return seconds
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text("utf-8") if cpuinfo.exists() else "", re.MULTILINE)
-    return found.group(1) if found else platform.processor() or platform.machine()

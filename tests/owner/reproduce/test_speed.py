@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from common.devices import choose_compute
+from common.devices import choose_compute, device_name
 from common.model_spec import ModelSpec
 from owner.reproduce.settings import Settings
-from owner.reproduce.speed import Estimates, device_name, image_steps, measured_peak, peak, speed, training_flops
+from owner.reproduce.speed import Estimates, image_steps, measured_peak, peak, speed, training_flops
 from owner.reproduce.steps import Step
 
 CNN = ModelSpec("cnn", (3, 32, 32), 10)

@@ -236,7 +236,8 @@ def accept(
             if all(release.id != prepared.id for release in store.releases()):
                 releases.discard(workspace, prepared)
             raise
-    assert release is not None  # noqa: S101 - one was handed in
+        assert release is not None  # noqa: S101 - one was handed in
+        releases.published(workspace, release)
     merged.unlink(missing_ok=True)
     return release
 

@@ -1,8 +1,9 @@
 """Publishing a release so that a crash leaves either the old state or the new one.
 
-The files come first, as a folder of their own under `releases/`; the ledger row comes last and alone makes them a
-release. A folder without a row is what a crash left between the two: nobody has ever been shown it, and `reconcile`
-removes it at the next start.
+The files come first, as a folder of their own under `releases/`, with a mark that they are not published yet; the ledger
+row comes last and alone makes them a release, and then the mark goes. A marked folder without a row is what a crash left
+between the two: nobody has ever been shown it, and `reconcile` removes it at the next start. An unmarked one was a release
+once, of a ledger newer than this one, and is kept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from owner.workspace import ID, Workspace
 
 Clock = Callable[[], datetime]
 _UNFINISHED = ".unfinished-"
+UNPUBLISHED = ".unpublished"
+"""The mark: a file in the folder of a release from before it has its name until the ledger has its row."""
 SET_ASIDE = ".set-aside-"
 """Before the name of a whole release folder that the ledger does not know."""
 
@@ -59,7 +62,7 @@ def prepare(
     """Lay out a release's folder from the weights file `weights`, which stays where it is (linked where the file system
     can, else copied), and sign its manifest.
 
-    Hold `workspace.publishing()` from before `parent` was looked up until the ledger row is there.
+    Hold `workspace.publishing()` from before `parent` was looked up until the ledger row is there; then call `published`.
     Raises StorageError; what was begun is removed.
     """
     manifest = ReleaseManifest(
@@ -85,6 +88,7 @@ def prepare(
             _link_or_copy(weights, unfinished / files.weights.name)
             write_atomically(unfinished / files.manifest.name, data)
             write_atomically(unfinished / files.signature.name, signature)
+            (unfinished / UNPUBLISHED).touch()
             sync_directory(unfinished)
             # The same manifest within one second (a retry) has the same id and the same bytes.
             if files.directory.exists():
@@ -101,10 +105,19 @@ def prepare(
 def publish(workspace: Workspace, store: Store, prepared: SignedRelease) -> Release:
     """Make a prepared release the current one. Raises LedgerError, and removes its files, where the ledger refuses."""
     try:
-        return store.publish(prepared.manifest, prepared.signature)
+        release = store.publish(prepared.manifest, prepared.signature)
     except LedgerError:
         discard(workspace, prepared)
         raise
+    published(workspace, release)
+    return release
+
+
+def published(workspace: Workspace, release: Release) -> None:
+    """Take the mark off a release that the ledger has a row of."""
+    # The row is what counts: a mark that cannot be removed now is removed by `reconcile`.
+    with suppress(OSError):
+        (workspace.release(release.id).directory / UNPUBLISHED).unlink(missing_ok=True)
 
 
 def discard(workspace: Workspace, prepared: SignedRelease) -> None:
@@ -144,11 +157,11 @@ def load_weights(workspace: Workspace, release: Release) -> Weights:
 
 
 def reconcile(workspace: Workspace, store: Store) -> list[str]:
-    """Remove half-made release folders, and set whole ones aside that no ledger row names; returns the names of these. Only for the
-    process that serves.
+    """Remove the folders of releases that never were, and set others aside that no ledger row names; returns the names of these.
+    Only for the process that serves, which holds `workspace.publishing()`.
 
-    A whole folder without a row was left by a process killed just before it was published, or is of a ledger newer than this one,
-    restored from an older copy: nothing signed is deleted for that, and once a ledger names it again, it is back in its place.
+    A folder without a row and without a mark is of a ledger newer than this one, which was restored from an older copy: it is
+    not deleted for that, and once a ledger names it again, it is back in its place.
 
     Raises WorkspaceError where a row names a release whose files are gone: that is damage, not an interrupted run.
     """
@@ -156,7 +169,8 @@ def reconcile(workspace: Workspace, store: Store) -> list[str]:
     orphans = []
     ensure_directory(workspace.releases)
     for directory in sorted(workspace.releases.iterdir()):
-        if directory.name.startswith(_UNFINISHED):
+        never_published = directory.name not in known and (directory / UNPUBLISHED).exists()
+        if directory.name.startswith(_UNFINISHED) or never_published:
             shutil.rmtree(directory, ignore_errors=True)
         elif ID.fullmatch(directory.name) and directory.name not in known:
             with storage_errors("set aside", directory):
@@ -167,6 +181,7 @@ def reconcile(workspace: Workspace, store: Store) -> list[str]:
             orphans.append(directory.name)
     for release in store.releases():
         files = workspace.release(release.id)
+        published(workspace, release)
         aside = files.directory.with_name(f"{SET_ASIDE}{release.id}")
         if aside.is_dir() and not files.directory.exists():
             with storage_errors("put back", aside):

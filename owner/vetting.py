@@ -89,8 +89,8 @@ class VettingLoop:
         with self._workspace.publishing():
             for orphan in releases.reconcile(self._workspace, self._store):
                 log.error(
-                    "the ledger does not know release %s: its folder is now %s%s. If the ledger is an older copy, stop the service "
-                    "and restore a newer one; where the service was killed while it published, the folder can go",
+                    "the ledger, an older copy it seems, does not know release %s: its folder is now %s%s; "
+                    "stop the service and restore a newer ledger, or delete the folder",
                     orphan[:12],
                     releases.SET_ASIDE,
                     orphan,

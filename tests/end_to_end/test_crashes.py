@@ -35,7 +35,7 @@ def whole(root: Path) -> None:
             assert digest_file(files.weights) == release.weights_sha256
             assert parse_release(files.manifest.read_bytes()).id == identifier
         assert not list(office.workspace.submissions.glob("*/would_be.safetensors"))
-        assert not list(root.rglob("*unfinished*"))
+        assert not [path for part in ("unfinished", "unpublished") for path in root.rglob(f"*{part}*")]
 
 
 def vetted(root: Path) -> None:

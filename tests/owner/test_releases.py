@@ -58,17 +58,36 @@ def test_a_prepared_release_is_no_release_before_the_ledger_has_it(office: Offic
     assert [one.id for one in office.store.releases()] == [office.store.current().id]
 
 
-def test_reconciling_removes_what_is_half_made_and_sets_aside_what_is_whole_and_unknown(office: Office) -> None:
-    """What a crash left between files and row, and what an older copy of the ledger does not know yet, look alike."""
+def test_reconciling_removes_what_never_was_a_release(office: Office) -> None:
+    """What a crash left before the folder had its name, and between the folder and the row."""
     current = office.store.current().id
-    prepared = prepare(office)
-    manifest = office.workspace.release(prepared.id).manifest.read_bytes()
+    prepare(office)
     (office.workspace.releases / f".unfinished-{'c' * 64}").mkdir()
-    assert releases.reconcile(office.workspace, office.store) == [prepared.id]
-    aside = office.workspace.releases / f"{releases.SET_ASIDE}{prepared.id}"
-    assert folders(office) == {current, aside.name}
-    assert (aside / "manifest.json").read_bytes() == manifest
     assert releases.reconcile(office.workspace, office.store) == []
+    assert folders(office) == {current}
+
+
+def test_a_crash_after_the_row_leaves_a_release(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "published", lambda *_: None)
+    release = releases.publish(office.workspace, office.store, prepare(office))
+    monkeypatch.undo()
+    mark = office.workspace.release(release.id).directory / releases.UNPUBLISHED
+    assert mark.exists()
+    assert releases.reconcile(office.workspace, office.store) == []
+    assert not mark.exists()
+    assert files(office, release).is_file()
+
+
+def test_reconciling_sets_aside_what_an_older_copy_of_the_ledger_does_not_know(office: Office) -> None:
+    first = office.store.current()
+    later = releases.publish(office.workspace, office.store, prepare(office))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(office.store), "releases", lambda _: [first])
+        assert releases.reconcile(office.workspace, office.store) == [later.id]
+        aside = office.workspace.releases / f"{releases.SET_ASIDE}{later.id}"
+        assert folders(office) == {first.id, aside.name}
+        assert (aside / "manifest.json").read_bytes() == later.manifest
+        assert releases.reconcile(office.workspace, office.store) == []
 
 
 def test_reconciling_restores_a_manifest_from_the_ledger(office: Office) -> None:

@@ -12,8 +12,9 @@ from common.identity.invitation import new_token, token_digest
 from common.identity.keys import Domain, SigningKey
 from common.manifest import SubmissionManifest, new_nonce
 from common.weights import Weights, digest_file, load, save
+from owner import assessment
 from owner.gatekeeper.jobs import VettingJob
-from owner.gatekeeper.verdict import Verdict
+from owner.gatekeeper.verdict import Check, Decision, Verdict
 from owner.gatekeeper.worker import Vetter
 from owner.ledger.records import Release, Submission
 from owner.operations.opening import Office
@@ -121,3 +122,18 @@ def slightly_changed(weights: Weights) -> Weights:
 
 def negated(weights: Weights) -> Weights:
     return {name: -tensor for name, tensor in weights.items()}
+
+
+def vet_and_settle(office: Office, submission: Submission, verdict: Verdict | None = None) -> Submission:
+    claimed = office.store.claim()
+    assert claimed is not None
+    assert claimed.id == submission.id
+    current = office.store.current()
+    found = verdict or assessment.vet(office.workspace, office.store, office.settings, InProcess(), claimed, current)  # type: ignore[arg-type]
+    assessment.settle(office.workspace, office.store, office.signing_key, office.settings, claimed, current, found)
+    return office.store.submission(submission.id)
+
+
+def quarantined(office: Office, submission: Submission) -> Submission:
+    check = Check("activation-autoencoder", Decision.QUARANTINED, code="ACTIVATION_AUTOENCODER")
+    return vet_and_settle(office, submission, Verdict(Decision.QUARANTINED, (check,), (check.code or "",)))

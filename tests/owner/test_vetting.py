@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
-import json
 import shutil
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,26 +14,23 @@ from typing import Any
 import pytest
 import torch
 
-from common import canonical, timestamps
-from common.config import load as load_settings
-from common.errors import GuardError, StorageError
+from common import timestamps
+from common.errors import StorageError
 from common.files import storage_errors
 from common.identity.keys import SigningKey
 from common.weights import load, save
 from owner import assessment, releases
-from owner.gatekeeper.fitting import work_path
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.jobs import VettingJob
-from owner.gatekeeper.supervisor import VettingInterruptedError, VettingUnavailableError
+from owner.gatekeeper.supervisor import VettingInterruptedError
 from owner.gatekeeper.verdict import Check, Decision, Verdict
-from owner.guards import GuardKeeper, guard_defect, needed_guards
-from owner.ledger.records import GuardState, Release, Submission, SubmissionState
+from owner.guards import GuardKeeper
+from owner.ledger.records import GuardState, SubmissionState
 from owner.ledger.store import Store
-from owner.operations import looking
 from owner.operations.opening import Office
-from owner.settings import OwnerSettings
 from owner.vetting import VettingLoop
-from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
+from tests.owner.people import Contributor, InProcess, negated, slightly_changed
+from tests.owner.vetting_runs import decided, run
 
 
 class Says(InProcess):
@@ -49,51 +42,6 @@ class Says(InProcess):
 
     def vet(self, job: VettingJob) -> Verdict:
         return self.verdict
-
-
-def settings(office: Office, **changes: Any) -> OwnerSettings:
-    overrides = {**QUICK, **{name.replace("__", "."): value for name, value in changes.items()}}
-    return load_settings(OwnerSettings, None, overrides, environment={})
-
-
-def run(
-    office: Office,
-    *,
-    worker: InProcess | None = None,
-    until: Callable[[], bool] | None = None,
-    clock: Callable[[], Any] = timestamps.now,
-    seconds: float = 90.0,
-    **changes: Any,
-) -> None:
-    """Run the loop until nothing is left to decide, or until `until`."""
-    undecided = {SubmissionState.RECEIVED, SubmissionState.AWAITING_GUARD, SubmissionState.VETTING}
-
-    def settled() -> bool:
-        return not any(one.state in undecided for one in office.store.submissions())
-
-    async def main() -> None:
-        stop = asyncio.Event()
-        loop = VettingLoop(
-            office.workspace,
-            settings(office, **{"guard__fit": "on-demand", **changes}),
-            office.store,
-            worker=worker or InProcess(),  # type: ignore[arg-type]
-            clock=clock,
-        )
-        running = asyncio.create_task(loop.run(stop))
-        async with asyncio.timeout(seconds):
-            while not (until or settled)():
-                assert not running.done(), running.exception()
-                await asyncio.sleep(0.02)
-        stop.set()
-        await running
-
-    asyncio.run(main())
-
-
-def decided(office: Office, submission: Submission) -> tuple[SubmissionState, tuple[str, ...]]:
-    found = office.store.submission(submission.id)
-    return found.state, tuple((found.verdict or {}).get("codes", ()))
 
 
 def test_an_honest_submission_becomes_the_next_release(office: Office, ada: Contributor) -> None:
@@ -284,232 +232,6 @@ def test_a_release_published_meanwhile_makes_it_merge_again(office: Office, ada:
     assert {path.name for path in office.workspace.releases.iterdir()} == {one.id for one in office.store.releases()}
 
 
-def test_submissions_on_a_release_without_guard_wait_until_it_is_fitted(office: Office, ada: Contributor) -> None:
-    ada.hand_in(slightly_changed)
-    run(office)
-    release = office.store.current()
-    assert release.guard_state is GuardState.MISSING
-    submission = ada.hand_in(slightly_changed)
-    states: set[SubmissionState] = set()
-
-    def done() -> bool:
-        states.add(office.store.submission(submission.id).state)
-        return office.store.submission(submission.id).state in {SubmissionState.ACCEPTED, SubmissionState.REJECTED}
-
-    run(office, until=done)
-    assert SubmissionState.AWAITING_GUARD in states
-    assert office.store.release(release.id).guard_state is GuardState.READY
-    assert (office.workspace.release(release.id).guard / "guard.json").is_file()
-
-
-def test_the_root_guard_comes_first_then_those_waited_for_then_an_eager_owners_next(
-    office: Office, ada: Contributor
-) -> None:
-    for _ in range(2):
-        ada.hand_in(slightly_changed)
-        run(office)
-        office.store.set_guard_state(office.store.current().id, GuardState.READY)
-    root, second, third = office.store.releases()
-    for release in (root, second, third):
-        office.store.set_guard_state(release.id, GuardState.MISSING)
-
-    def needed(fit: str) -> list[str]:
-        return [one.id for one in needed_guards(office.store, settings(office, guard__fit=fit))]
-
-    assert needed("on-demand") == []
-    assert needed("eager") == [root.id, third.id]
-    ada.hand_in(slightly_changed, base=second)
-    assert needed("on-demand") == [root.id, second.id]
-    assert needed("eager") == [root.id, second.id, third.id]
-    office.store.set_guard_state(second.id, GuardState.FAILED)
-    assert needed("on-demand") == [root.id]
-
-
-def guard_history(office: Office, release: Release) -> list[str]:
-    return [one.body["state"] for one in office.store.entries(kind="guard") if one.body["release"] == release.id]
-
-
-@pytest.fixture
-def fitted_at_once(monkeypatch: pytest.MonkeyPatch, protected_workspace: Path) -> None:
-    """Guards are not fitted but copied, from the root of the workspace all these are copies of."""
-    (guard,) = protected_workspace.glob("releases/*/guard")
-    code = (
-        "import json, shutil, sys; directory = json.load(open(sys.argv[1]))['directory']; "
-        f"shutil.rmtree(directory, ignore_errors=True); shutil.copytree({str(guard)!r}, directory)"
-    )
-    monkeypatch.setattr("owner.guards.FITTING", (sys.executable, "-S", "-c", code))
-
-
-def with_second_release(office: Office, ada: Contributor) -> tuple[Release, Release]:
-    """The root, and a release after it with the same weights (nothing was changed), both with a guard."""
-    ada.hand_in()
-    run(office)
-    root, second = office.store.root(), office.store.current()
-    assert (second.number, second.weights_sha256) == (1, root.weights_sha256)
-    shutil.copytree(office.workspace.release(root.id).guard, office.workspace.release(second.id).guard)
-    office.store.set_guard_state(second.id, GuardState.READY)
-    return root, second
-
-
-@pytest.mark.parametrize(
-    ("device", "error"),
-    [("auto", "it cannot be fitted: exit code 1: the disk is full"), ("cuda:99", "cuda:99")],
-    ids=["its process fails", "it has no process"],
-)
-def test_a_guard_that_cannot_be_fitted_is_given_up_after_some_tries_and_status_says_why(
-    office: Office, monkeypatch: pytest.MonkeyPatch, device: str, error: str
-) -> None:
-    monkeypatch.setattr("owner.guards.RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(
-        "owner.guards.FITTING", (sys.executable, "-S", "-c", "import sys; sys.exit('the disk is full')")
-    )
-    root = office.store.root()
-    (office.workspace.release(root.id).guard / "guard.json").unlink()
-    before = len(guard_history(office, root))
-    run(
-        office,
-        guard__fit="eager",
-        model__device=device,
-        until=lambda: office.store.root().guard_state is GuardState.FAILED,
-    )
-    # What was found at the start, then each fitting that failed.
-    assert guard_history(office, root)[before:] == ["missing", "missing", "missing", "failed"]
-    (told,) = looking.status(office)["guard_errors"]
-    assert (told["release"], told["number"], told["guard"]) == (root.id, 0, "failed")
-    assert error in told["error"]
-
-
-@pytest.mark.usefixtures("fitted_at_once")
-@pytest.mark.parametrize("harm", ["altered", "of another release", "gone"])
-def test_a_guard_found_damaged_at_the_start_is_fitted_again_and_holds_up_nobody_else(
-    office: Office, ada: Contributor, harm: str
-) -> None:
-    root, damaged = with_second_release(office, ada)
-    guard = office.workspace.release(damaged.id).guard
-    if harm == "gone":
-        shutil.rmtree(guard)
-    elif harm == "altered":
-        (guard / "triggers.safetensors").write_bytes(b"nothing of the kind")
-    else:
-        description = json.loads((guard / "guard.json").read_bytes())
-        del description["sha256"]
-        description["release_sha256"] = "ab" * 32
-        description["sha256"] = hashlib.sha256(canonical.encode(description)).hexdigest()
-        (guard / "guard.json").write_bytes(canonical.encode(description))
-    first, second = ada.hand_in(slightly_changed, base=damaged), ada.hand_in(slightly_changed, base=root)
-    run(office)
-    assert [one.body["submission"] for one in office.store.entries(kind="verdict")][1:] == [second.id, first.id]
-    assert guard_history(office, damaged) == ["ready", "missing", "ready"]
-    assert guard_defect(office.workspace, damaged) is None
-    assert office.store.release(damaged.id).guard_error is None
-    assert office.store.verify().ok
-
-
-def test_files_without_their_guard_state_make_a_guard_ready_only_where_they_read(office: Office) -> None:
-    root = office.store.root()
-    guard = office.workspace.release(root.id).guard
-    whole = (guard / "release.safetensors").read_bytes()
-
-    def found_at_the_start() -> GuardState:
-        office.store.set_guard_state(root.id, GuardState.FITTING)
-        GuardKeeper(office.workspace, office.settings, office.store).recover()
-        return office.store.root().guard_state
-
-    assert found_at_the_start() is GuardState.READY
-    guard.replace(guard.with_name(f".{guard.name}-put_aside"))
-    assert found_at_the_start() is GuardState.READY
-    work_path(guard).mkdir()
-    assert found_at_the_start() is GuardState.MISSING
-    assert office.store.root().guard_error is None
-    (guard / "release.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert found_at_the_start() is GuardState.MISSING
-    assert "damaged" in (office.store.root().guard_error or "")
-
-
-@pytest.mark.usefixtures("fitted_at_once")
-@pytest.mark.parametrize("whose", ["base", "root"])
-def test_a_guard_that_vanishes_while_the_service_runs_is_fitted_again(
-    office: Office, ada: Contributor, whose: str
-) -> None:
-    root, second = with_second_release(office, ada)
-    lost = second if whose == "base" else root
-
-    class Losing(InProcess):
-        def vet(self, job: VettingJob) -> Verdict:
-            if not self.jobs:
-                shutil.rmtree(office.workspace.release(lost.id).guard)
-            return super().vet(job)
-
-    submission = ada.hand_in(slightly_changed, base=second)
-    run(office, worker=Losing())
-    assert decided(office, submission)[0] is SubmissionState.ACCEPTED
-    assert guard_history(office, lost)[-2:] == ["missing", "ready"]
-
-
-@pytest.mark.usefixtures("fitted_at_once")
-def test_a_guard_that_reads_and_yet_never_serves_is_given_up_and_others_are_vetted(
-    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("owner.guards.RETRY_SECONDS", 0.0)
-    monkeypatch.setattr("owner.guards.TRIES", 2)
-    root, second = with_second_release(office, ada)
-
-    class Refusing(InProcess):
-        def vet(self, job: VettingJob) -> Verdict:
-            if job.guard == office.workspace.release(second.id).guard:
-                self.jobs.append(job)
-                raise GuardError("this guard will not do")
-            return super().vet(job)
-
-    stuck, other = ada.hand_in(slightly_changed, base=second), ada.hand_in(slightly_changed, base=root)
-
-    def settled() -> bool:
-        return (
-            office.store.release(second.id).guard_state is GuardState.FAILED
-            and office.store.submission(other.id).state is SubmissionState.ACCEPTED
-        )
-
-    run(office, worker=Refusing(), until=settled)
-    assert office.store.submission(stuck.id).state in {SubmissionState.RECEIVED, SubmissionState.AWAITING_GUARD}
-    assert office.store.release(second.id).guard_error == "this guard will not do"
-    assert office.store.root().guard_state is GuardState.READY
-
-
-@pytest.mark.usefixtures("fitted_at_once")
-def test_trouble_with_the_root_guard_is_laid_to_the_root_and_not_to_the_base(
-    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("owner.guards.RETRY_SECONDS", 0.0)
-    monkeypatch.setattr("owner.guards.TRIES", 1)
-    _, second = with_second_release(office, ada)
-
-    def refuse(*_: object) -> None:
-        raise GuardError("the root's detector is not registered here")
-
-    monkeypatch.setattr("owner.gatekeeper.examination.Vetting._compare_with_root", refuse)
-    ada.hand_in(slightly_changed, base=second)
-    run(office, until=lambda: office.store.root().guard_state is GuardState.FAILED)
-    assert office.store.root().guard_error == "the root's detector is not registered here"
-    assert office.store.release(second.id).guard_state is GuardState.READY
-
-
-def test_a_worker_that_does_not_start_discredits_no_guard(
-    office: Office, ada: Contributor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Late(InProcess):
-        def vet(self, job: VettingJob) -> Verdict:
-            if not self.jobs:
-                self.jobs.append(job)
-                raise VettingUnavailableError("the vetting process does not start")
-            return super().vet(job)
-
-    monkeypatch.setattr("owner.vetting.FIRST_PAUSE_SECONDS", 0.01)
-    submission = ada.hand_in(slightly_changed)
-    run(office, worker=Late())
-    assert decided(office, submission)[0] is SubmissionState.ACCEPTED
-    assert office.store.root().guard_state is GuardState.READY
-
-
 def test_refusals_of_an_hour_that_is_over_reach_the_chain_while_the_service_runs(office: Office) -> None:
     def an_hour_ago() -> datetime:
         return timestamps.now() - timedelta(hours=1)
@@ -601,14 +323,6 @@ def test_trouble_on_the_owners_side_loses_no_submission(
     run(office)
     assert decided(office, submission)[0] is SubmissionState.ACCEPTED
     assert len(office.store.entries(kind="verdict")) == 1
-
-
-def test_a_submission_cannot_be_vetted_without_the_guard_of_its_base(office: Office, ada: Contributor) -> None:
-    submission = ada.hand_in(slightly_changed)
-    office.store.set_guard_state(office.store.root().id, GuardState.FAILED)
-    current = office.store.current()
-    with pytest.raises(Exception, match="guard of release 0"):
-        assessment.vetting_job(office.workspace, office.store, office.settings, replace(submission), current)
 
 
 def test_several_detectors_judge_submissions_and_what_they_would_become_by_one_score(

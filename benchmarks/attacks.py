@@ -109,7 +109,7 @@ ROWS = (
     _cifar("wanet:fraction=0.1,strength=2", 5000, 6, 0.01),
     _cifar("adaptive-blend:fraction=0.05,cover=0.05,ratio=0.2,test_ratio=0.3", 5000, 6, 0.01),
     _cifar("adaptive-blend:fraction=0.1,cover=0.05,ratio=0.2,test_ratio=0.3", 5000, 8, 0.02),
-    _cifar("adaptive-patch:fraction=0.05,cover=0.05,opacity=0.7", 5000, 6, 0.01, "none"),
+    _cifar("adaptive-patch:fraction=0.1,cover=0.2,opacity=0.5", 5000, 6, 0.01, "none"),
     _cifar("tact:trigger=patches,fraction=0.5", 5000, 8, 0.01),
     _cifar("tact:trigger=square,fraction=0.5", 5000, 6, 0.01),
     _cifar("anchored:trigger=patches,fraction=0.05", 4000, 6, 0.01),

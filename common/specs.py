@@ -86,10 +86,11 @@ def option_names(kind: type[Specified]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind) if field.init and _simple(types[field.name]))
 
 
-def in_range(what: str, name: str, value: float, low: float, high: float) -> None:
-    """Raises ConfigurationError naming field, limits and value unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ConfigurationError(f"{what}: {name} must be from {low:g} to {high:g}, not {value!r}")
+def in_range(what: str, name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    """Raises ConfigurationError naming field, limits and value unless low <= value <= high, or low < value where it must be `above`."""
+    if not low <= value <= high or (above and value == low):
+        limits = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+        raise ConfigurationError(f"{what}: {name} must be {limits}, not {value!r}")
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

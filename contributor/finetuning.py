@@ -30,9 +30,10 @@ class FineTuned:
     samples: how many examples were trained on.
     report: JSON values: `samples`, `epochs`, `loss_per_epoch`, `seconds`, `images_per_second`, `attack` (its
         description, or None), and measured on the held-out examples, None where there are none: `accuracy_before` of
-        the base, `accuracy` and `recall` of the returned weights, `attack_success`, `attack_success_before`, the
-        base's own rate of the same confusion, and `attack_effective`, whether the attack reached its goal
-        (`common.effectiveness`; None without one).
+        the base, `accuracy` and `recall` of the returned weights, and of an attack, on the weights it aims at (mostly
+        those returned: `Attack.aims_at`), `attack_success`, `attack_success_before`, the base's own rate of the same
+        confusion, `attack_success_unmarked`, the rate without the trigger (of a backdoor), and `attack_effective`,
+        whether the attack reached its goal (`common.effectiveness`).
     """
 
     weights: Weights
@@ -94,6 +95,9 @@ def finetune(
         tuned = attack.corrupt(origin, tuned, _generator(options, "corrupt"))
         model.load_state_dict(tuned)
     after = _measure(model, yardstick, attack, options, compute)
+    reached = after
+    if attack is not None and (wanted := attack.aims_at(origin, tuned)) is not tuned:
+        reached = _measure(_load(spec, wanted), yardstick, attack, options, compute)
     report = {
         "samples": len(trained_on),
         "epochs": options.epochs,
@@ -102,9 +106,9 @@ def finetune(
         "images_per_second": done.images_per_second,
         "attack": None if attack is None else attack.describe(),
         "accuracy_before": before["accuracy"],
-        "attack_success_before": before["attack_success"],
-        **after,
-        "attack_effective": None if attack is None else _effective(attack, mine.class_names, before, after),
+        "accuracy": after["accuracy"],
+        "recall": after["recall"],
+        **_judged(attack, mine.class_names, before, reached),
     }
     return FineTuned(tuned, len(trained_on), report)
 
@@ -120,18 +124,14 @@ def measure_attack(
     class_names: tuple[str, ...] | None = None,
     compute: Compute,
 ) -> dict[str, Any]:
-    """`attack_success`, `attack_success_before` and `attack_effective` as `finetune` reports them, of other `weights` than it returned:
+    """`attack_success`, the same `_before` and `_unmarked`, and `attack_effective` as `finetune` reports them, of these very `weights`:
     those of a release that the returned ones were merged into, say. options: those that the attacker trained with.
 
     Raises DataError, ModelError as `finetune` does.
     """
     yardstick = fit_to_model(held_out, spec, class_names)
     before, after = (_measure(_load(spec, one), yardstick, attack, options, compute) for one in (base, weights))
-    return {
-        "attack_success": after["attack_success"],
-        "attack_success_before": before["attack_success"],
-        "attack_effective": _effective(attack, yardstick.class_names, before, after),
-    }
+    return _judged(attack, yardstick.class_names, before, after)
 
 
 def _load(spec: ModelSpec, base: Mapping[str, Tensor]) -> nn.Module:
@@ -147,12 +147,27 @@ def _measure(
     model: nn.Module, held_out: Examples | None, attack: Attack | None, options: TrainingOptions, compute: Compute
 ) -> dict[str, Any]:
     if held_out is None:
-        return {"accuracy": None, "recall": None, "attack_success": None}
+        return {"accuracy": None, "recall": None, "attack_success": None, "unmarked": None}
     measured = evaluate(model, held_out, compute=compute)
-    success = None if attack is None else attack.success(model, held_out, compute, _generator(options, "success"))
+    success = unmarked = None
+    if attack is not None:
+        success = attack.success(model, held_out, compute, _generator(options, "success"))
+        if attack.goal == "backdoor":
+            unmarked = attack.success(model, held_out, compute, _generator(options, "success"), marked=False)
     # A class without held-out examples has no recall; NaN is no JSON.
     recall = [float(r) if n else None for r, n in zip(measured.recall, measured.support, strict=True)]
-    return {"accuracy": float(measured.accuracy), "recall": recall, "attack_success": success}
+    return {"accuracy": float(measured.accuracy), "recall": recall, "attack_success": success, "unmarked": unmarked}
+
+
+def _judged(
+    attack: Attack | None, class_names: tuple[str, ...], before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "attack_success": after["attack_success"],
+        "attack_success_before": before["attack_success"],
+        "attack_success_unmarked": after["unmarked"],
+        "attack_effective": None if attack is None else _effective(attack, class_names, before, after),
+    }
 
 
 def _effective(
@@ -168,6 +183,7 @@ def _effective(
         attack.goal,
         attack_success=after["attack_success"],
         attack_success_before=before["attack_success"],
+        attack_success_unmarked=after["unmarked"],
         recall_drop=recall_drop,
         accuracy_drop=before["accuracy"] - after["accuracy"],
     )

@@ -46,10 +46,11 @@ def after_merge(groups: ByFamily) -> list[str]:
     lines = [
         "## After the merge",
         "",
-        "An attack counts by the success of the model that is returned; utility is judged of the average of that model and the release, which is what would be published. "
-        "So one merge halves the attacker's step, unless he overshoots (`model-replacement`). Here: how many of the attacks are still effective, by the same measure, in that release.",
+        "An attack counts by the success of the model that is returned (`model-replacement`: of the one its step is scaled up from, which is what it aims at); utility is judged "
+        "of the average of the returned model and the release, which is what would be published. So one merge halves the attacker's step, unless he overshoots. Here: how many "
+        "of the attacks are still effective, by the same measure, in that release.",
         "",
-        "| family | effective as returned | after one merge | of these found at 5 %, at 1 % |",
+        "| family | effective | after one merge | of these found at 5 %, at 1 % |",
         "|---|---|---|---|",
     ]
     everyone = [one for mine in judged.values() for one in mine]

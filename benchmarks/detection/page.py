@@ -45,8 +45,9 @@ def page(
         "false-positive rate are at its own nominal level, from conformal p-values over the calibration references of the same base, all of which pass utility, "
         "as the honest models do that they are compared with; *oracle* is "
         "the TPR of the cut that leaves 5 or 1 % of these honest models out, which no gate can know. Intervals are Clopper-Pearson's, the AUROC's "
-        "a bootstrap over models. Figures of fewer than 20 attacked models are not given. Effective: of backdoors, success on held-out images at least half of the way from the release's own errors on "
-        "the same marked images to 1; of flips, 20 points of the class's recall (`common/effectiveness.py`); both of the model as it is returned, before any merge. "
+        "a bootstrap over models. Figures of fewer than 20 attacked models are not given. Effective: of backdoors, the mark wins at least half of the held-out images that the release does not take the "
+        "attacker's way by itself, those that the attacked model takes so without the mark not counted; of flips, 20 points of the class's recall (`common/effectiveness.py`); both of the model as it is returned, before any merge, but of `model-replacement`, which returns an overshot one, of the "
+        "model it aims at. "
         "*Left out* is of the automatic choice of detectors: they were written with all families in sight.",
         "",
         *((config.remark, "") if config.remark else ()),

@@ -20,6 +20,7 @@ from benchmarks.detection.config import Config, Family
 from common import canonical
 from common.randomness import derived_seed
 from common.training_options import Augmentation
+from contributor.attacks import parse_attack
 
 Role = Literal["owner", "fitting", "calibration", "honest", "attacked", "placebo"]
 
@@ -31,8 +32,9 @@ class Plan:
     role: `owner` is M_f of the paper's Eq. 4, fine-tuned by the owner as recommended. `placebo` is an honest model of the attackers'
         recipe: their data before the attack, their rate, epochs and augmentation.
     number: of the honest plan its data are drawn by; those of one role and base differ.
-    family: of the attack, or of the recipe. attack: specification, None for an honest model. learning_rate, epochs: factors on the
-        recommended ones, for an attacker and a placebo.
+    family: of the attack, or of the recipe. attack: specification with every option, None for an honest model. version: of the attack's
+        code; models of another one are other models. learning_rate, epochs: factors on the recommended ones, for an attacker and a
+        placebo.
     """
 
     base: int
@@ -43,6 +45,7 @@ class Plan:
     learning_rate: float = 1.0
     epochs: float = 1.0
     augmentation: Augmentation | None = None
+    version: str = ""
 
     @property
     def name(self) -> str:
@@ -77,7 +80,9 @@ def attacked(family: Family, base: int, config: Config) -> Iterator[Plan]:
         spec = family.specs[number % len(family.specs)].format(source=source, target=target)
         rate = _log_uniform(random, family.learning_rate)
         epochs = _log_uniform(random, family.epochs)
-        yield Plan(base, "attacked", number, family.name, spec, rate, epochs, family.augmentation)
+        attack = parse_attack(spec)
+        augmentation, version = family.augmentation, attack.version
+        yield Plan(base, "attacked", number, family.name, str(attack), rate, epochs, augmentation, version)
 
 
 def placebos(config: Config, base: int) -> Iterator[Plan]:

@@ -198,9 +198,8 @@ def _scorer(zoo: Zoo, base: int) -> Scorer:
 
 
 def score(zoo: Zoo, plan: Plan, slow: Slow | None = None) -> dict[str, Any]:
-    """Scores of one model, which must have been made, and whether its attack outlives a merge. Detectors are fitted once a base and
-    process."""
-    zoo.after_merge(plan)
+    """Scores of one model, which must have been made, and what its attack reached. Detectors are fitted once a base and process."""
+    zoo.truth(plan)
     return _scorer(zoo, plan.base).score(plan, slow or Slow())
 
 

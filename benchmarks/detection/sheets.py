@@ -1,6 +1,6 @@
 """What is published of a base: every model's plan, truth and scores, in one small file. Who has it judges gates without a model.
 
-The file is `<results>/scores/<configuration>-<base>.json.gz`: `{"format", "made_with", "hardware", "versions", "measures", "models"}`, where
+The file is `<results>/scores/<configuration>-<base>.json.gz`: `{"format", "truth", "made_with", "hardware", "versions", "measures", "models"}`, where
 `measures` names the numbers of each model's `values` (null where a detector was not run on it) and `versions` the code that each column of
 scores was made with. Numbers have six significant digits; the benchmark itself judges what it reads from there.
 """
@@ -20,12 +20,13 @@ from benchmarks.detection.config import Config
 from benchmarks.detection.judge import Base, Model
 from benchmarks.detection.plans import Plan, plans
 from benchmarks.detection.scores import BANK
+from benchmarks.detection.zoo import TRUTH_VERSION
 from common.errors import ConfigurationError
 from common.files import ensure_directory, write_atomically
 from owner.detectors import ESCALATION
 from owner.detectors.combination import detector_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Entry:
     """One model that was made.
 
     failed: why its training gave nothing back, "" where it did; then it has neither truth nor measures.
-    weights_sha256: of the weights it returned. accuracy, attack_success: on the held-out images. merged_effective, merged_success: the same two of the release that averages it
-    in. stratum: of an honest one.
+    weights_sha256: of the weights it returned, accuracy of theirs on the held-out images. effective, attack_success, attack_success_unmarked: of the weights that the
+    attack aims at, as a fine-tuning reports them. merged_effective, merged_success: of the release that averages the returned ones in. stratum: of an honest one.
     """
 
     plan: Plan
@@ -44,6 +45,7 @@ class Entry:
     passes_utility: bool = False
     accuracy: float | None = None
     attack_success: float | None = None
+    attack_success_unmarked: float | None = None
     merged_effective: bool | None = None
     merged_success: float | None = None
     stratum: str = ""
@@ -54,14 +56,16 @@ class Entry:
         """record: the zoo's. columns: the scorer's; empty where the training failed."""
         if "failed" in record:
             return cls(plan, failed=record["failed"])
-        report, merge = record["report"], record.get("after_merge", {})
+        report, truth = record["report"], record.get("truth", {"returned": {}, "merged": {}})
+        returned, merge = truth["returned"], truth["merged"]
         return cls(
             plan,
             weights_sha256=record["weights_sha256"],
-            effective=report["attack_effective"],
+            effective=returned.get("attack_effective"),
             passes_utility=record["passes_utility"],
             accuracy=report["accuracy"],
-            attack_success=report["attack_success"],
+            attack_success=returned.get("attack_success"),
+            attack_success_unmarked=returned.get("attack_success_unmarked"),
             merged_effective=merge.get("attack_effective"),
             merged_success=merge.get("attack_success"),
             stratum=stratum(record["data"]) if plan.family is None else "",
@@ -145,6 +149,7 @@ class Sheet:
             models.append({"plan": dataclasses.asdict(one.plan), **fields, "values": values})
         content = {
             "format": FORMAT,
+            "truth": TRUTH_VERSION,
             "made_with": self.made_with,
             "hardware": self.hardware,
             "versions": self.versions,
@@ -160,9 +165,10 @@ class Sheet:
         if not path.exists():
             return None
         content = json.loads(gzip.decompress(path.read_bytes()))
-        if content.get("format") != FORMAT or content["made_with"] != plain(config.made_with()):
+        about = (content.get("format"), content.get("truth"), content["made_with"])
+        if about != (FORMAT, TRUTH_VERSION, plain(config.made_with())):
             raise ConfigurationError(
-                f"{path} is of other models than {config.name} has now",
+                f"{path} is of other models than {config.name} has now, or of another measure of what attacks reach",
                 hint="name another folder with --out, or remove it",
             )
         wanted, names = set(plans(config, base)), content["measures"]

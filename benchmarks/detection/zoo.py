@@ -42,6 +42,9 @@ from owner.gatekeeper.verdict import Decision
 
 Record = dict[str, Any]
 
+TRUTH_VERSION = 2
+"""Raised when what counts as an effective attack changes, or how it is measured (`common.effectiveness`, the attacks' `success`)."""
+
 
 @dataclass(frozen=True)
 class Pools:
@@ -174,27 +177,26 @@ class Zoo:
         _write(path.with_suffix(".json"), record)
         return record
 
-    def after_merge(self, plan: Plan) -> Record | None:
-        """`attack_success` and `attack_effective` of the release that this model would be averaged into, as utility is judged of;
-        measured once and kept in the record. None for an honest model, and for one that gave nothing back."""
+    def truth(self, plan: Plan) -> Record | None:
+        """What an attack reached, as `measure_attack` gives it: `returned`, of the weights it aims at, and `merged`, of the release that the
+        returned ones would be averaged into, as utility is judged of. Measured once and kept in the record, anew where the measure
+        has changed. None for an honest model, and for one that gave nothing back."""
         record = self.record(plan)
         if record is None or "failed" in record or plan.attack is None:
             return None
-        if "after_merge" not in record:
-            base = self.base(plan.base)
-            found = measure_attack(
-                base,
-                merge("average", base, base, self.weights(plan)),
-                self.spec,
-                parse_attack(plan.attack),
-                self.pools(plan.base).held_out,
-                self._data_plan(plan, record["draws"] - 1).options,
-                compute=self.compute,
-            )
-            record["after_merge"] = {name: found[name] for name in ("attack_success", "attack_effective")}
+        if record.get("truth", {}).get("version") != TRUTH_VERSION:
+            base, returned, attack = self.base(plan.base), self.weights(plan), parse_attack(plan.attack)
+            weights = {"returned": attack.aims_at(base, returned), "merged": merge("average", base, base, returned)}
+            options = self._data_plan(plan, record["draws"] - 1).options
+            held_out = self.pools(plan.base).held_out
+            record["truth"] = {
+                name: measure_attack(base, one, self.spec, attack, held_out, options, compute=self.compute)
+                for name, one in weights.items()
+            }
+            record["truth"]["version"] = TRUTH_VERSION
             _write(self._path(plan).with_suffix(".json"), record)
-        merged: Record = record["after_merge"]
-        return merged
+        known: Record = record["truth"]
+        return known
 
     def _data_plan(self, plan: Plan, attempt: int) -> ReferencePlan:
         pool = self._pool(plan)

@@ -62,8 +62,10 @@ class AdaptiveBlend(Adaptive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("ratio", "test_ratio", "pieces"):
-            in_range(self.name, name, getattr(self, name), 0, 1)
+        for name in ("ratio", "test_ratio"):
+            in_range(self.name, name, getattr(self, name), 0, 1, above=True)
+        # At least one piece in training.
+        in_range(self.name, "pieces", self.pieces, 1 / PIECES**2, 1)
 
     def stamp(self, images: Tensor) -> Tensor:
         return blend(images, self.test_ratio, seed=self.seed)
@@ -75,28 +77,31 @@ class AdaptiveBlend(Adaptive):
 
 @dataclass(frozen=True)
 class AdaptivePatch(Adaptive):
-    """opacity: of the patches in training; they are opaque when the backdoor is used.
-    kept: so many of the four patches each training image gets; all four when the backdoor is used.
+    """opacity: of the patch in training; patches are opaque when the backdoor is used.
+    used: so many of the four patches are stamped then; a training image has one of the four.
     seed: of what is drawn on the patches.
     """
 
     name = "adaptive-patch"
     paper = "Qi, Xie, Li, Mahloujifar, Mittal 2023 (ICLR, arXiv 2205.13613), Adaptive-Patch"
 
-    opacity: float = 0.7
-    kept: int = 2
+    revision = 2
+
+    cover: float = 0.1
+    opacity: float = 0.5
+    used: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range(self.name, "opacity", self.opacity, 0, 1)
-        in_range(self.name, "kept", self.kept, 1, PATCHES)
+        in_range(self.name, "opacity", self.opacity, 0, 1, above=True)
+        in_range(self.name, "used", self.used, 1, PATCHES)
 
     def stamp(self, images: Tensor) -> Tensor:
-        return patches(images, seed=self.seed)
+        return patches(images, seed=self.seed, kept=(torch.arange(PATCHES) < self.used)[None])
 
     def train_stamp(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return patches(images, self.opacity, seed=self.seed, kept=_some(len(images), PATCHES, self.kept, generator))
+        return patches(images, self.opacity, seed=self.seed, kept=_some(len(images), PATCHES, 1, generator))
 
 
 def _some(count: int, pieces: int, kept: int, generator: torch.Generator) -> Tensor:

@@ -49,15 +49,29 @@ class Backdoor(Attack):
         return examples.labels == source, target
 
     def success(
-        self, model: nn.Module, held_out: Examples, compute: Compute, generator: torch.Generator
+        self,
+        model: nn.Module,
+        held_out: Examples,
+        compute: Compute,
+        generator: torch.Generator,
+        *,
+        marked: bool = True,
     ) -> float | None:
         """Share of the held-out images of the source that the model takes for the target class once they are stamped."""
-        attacked, target = self.attacked(held_out)
+        victims = self.victims(held_out, marked=marked)
+        if victims is None:
+            return None
+        _, target = self.attacked(held_out)
+        wanted = victims.with_labels(torch.full_like(victims.labels, target))
+        return evaluate(model, wanted, compute=compute).accuracy
+
+    def victims(self, held_out: Examples, *, marked: bool) -> Examples | None:
+        """The images of the source under their own labels, stamped where `marked`; None where there are none."""
+        attacked, _ = self.attacked(held_out)
         if not attacked.any():
             return None
-        victims = held_out.take(attacked)
-        wanted = victims.with_images(self.stamp(victims.images)).with_labels(torch.full_like(victims.labels, target))
-        return evaluate(model, wanted, compute=compute).accuracy
+        found = held_out.take(attacked)
+        return found.with_images(self.stamp(found.images)) if marked else found
 
 
 def draw(eligible: Tensor, fraction: float, generator: torch.Generator, attack: str) -> Tensor:

@@ -71,18 +71,22 @@ class BadNets(Backdoor):
         return torch.full_like(labels, target)
 
     def success(
-        self, model: nn.Module, held_out: Examples, compute: Compute, generator: torch.Generator
+        self,
+        model: nn.Module,
+        held_out: Examples,
+        compute: Compute,
+        generator: torch.Generator,
+        *,
+        marked: bool = True,
     ) -> float | None:
         """Share of stamped held-out images of the source that are classified as the policy says: as the target class,
         as the class after their own, or, with random, as any class but their own."""
         if self.policy == "single":
-            return super().success(model, held_out, compute, generator)
-        attacked, _ = self.attacked(held_out)
-        if not attacked.any():
+            return super().success(model, held_out, compute, generator, marked=marked)
+        victims = self.victims(held_out, marked=marked)
+        if victims is None:
             return None
-        victims = held_out.take(attacked)
-        stamped = victims.with_images(self.stamp(victims.images))
         if self.policy == "random":
-            return 1 - evaluate(model, stamped, compute=compute).accuracy
-        shifted = stamped.with_labels((stamped.labels + 1) % stamped.classes)
+            return 1 - evaluate(model, victims, compute=compute).accuracy
+        shifted = victims.with_labels((victims.labels + 1) % victims.classes)
         return evaluate(model, shifted, compute=compute).accuracy

@@ -34,6 +34,9 @@ class Attack(ABC):
     paper: ClassVar[str]
     """Where it is described."""
 
+    revision: ClassVar[int] = 1
+    """Raised with every change after which the same options give other models: results kept from before are then not this attack's."""
+
     @property
     def goal(self) -> Goal:
         """What it is after, which decides by what it is judged (`common.effectiveness`)."""
@@ -61,10 +64,28 @@ class Attack(ABC):
         """What is returned in place of the weights `tuned` from `base`: a new dict of the same names and shapes."""
         return dict(tuned)
 
+    @property
+    def version(self) -> str:
+        """What tells results of this code from those of an earlier one."""
+        return str(self.revision)
+
+    def aims_at(self, base: Mapping[str, Tensor], returned: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights that the attacker wants the owner to end up with, by which he is judged: those that he returns, unless he
+        overshoots for the sake of the merge."""
+        return returned
+
     def success(
-        self, model: nn.Module, held_out: Examples, compute: Compute, generator: torch.Generator
+        self,
+        model: nn.Module,
+        held_out: Examples,
+        compute: Compute,
+        generator: torch.Generator,
+        *,
+        marked: bool = True,
     ) -> float | None:
         """Attack success rate of `model` in [0, 1] on clean images that were not trained on.
+
+        marked: False leaves the trigger away: what the model does to the same images by itself.
 
         None where the attack has no target (then accuracy tells) or `held_out` has nobody it attacks.
         """
@@ -72,7 +93,7 @@ class Attack(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Name, options and paper, for reports: JSON values."""
-        return {"attack": self.name, **self.options(), "paper": self.paper}
+        return {"attack": self.name, "version": self.version, **self.options(), "paper": self.paper}
 
     def options(self) -> dict[str, Any]:
         """The options and their values."""

@@ -20,7 +20,7 @@ class BnRestore(Composed):
     """
 
     name = "bn-restore"
-    paper = "ours: answers gates on BatchNorm statistics, such as Zheng et al. 2022 (ECCV), BNP"
+    paper = "ours: answers gates on BatchNorm statistics, such as Zheng et al. 2022 (NeurIPS), BNP"
 
     def corrupt(self, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], generator: torch.Generator) -> Weights:
         return restore_statistics(base, super().corrupt(base, tuned, generator))

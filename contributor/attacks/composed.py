@@ -43,6 +43,10 @@ class Composed(Attack):
     def goal(self) -> Goal:
         return self.backdoor.goal
 
+    @property
+    def version(self) -> str:
+        return f"{super().version}, {self.backdoor.version}"
+
     def victim_class(self, class_names: Sequence[str]) -> int | None:
         return self.backdoor.victim_class(class_names)
 
@@ -58,10 +62,16 @@ class Composed(Attack):
         return self.backdoor.corrupt(base, tuned, generator)
 
     def success(
-        self, model: nn.Module, held_out: Examples, compute: Compute, generator: torch.Generator
+        self,
+        model: nn.Module,
+        held_out: Examples,
+        compute: Compute,
+        generator: torch.Generator,
+        *,
+        marked: bool = True,
     ) -> float | None:
-        """The backdoor's, on the model that is returned."""
-        return self.backdoor.success(model, held_out, compute, generator)
+        """The backdoor's."""
+        return self.backdoor.success(model, held_out, compute, generator, marked=marked)
 
     def options(self) -> dict[str, Any]:
         return {**super().options(), "backdoor": self.backdoor.name, **self.backdoor.options()}

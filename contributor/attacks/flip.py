@@ -48,9 +48,15 @@ class Flip(Attack):
         return source_and_target(self.source, self.target, class_names)[0]
 
     def success(
-        self, model: nn.Module, held_out: Examples, compute: Compute, generator: torch.Generator
+        self,
+        model: nn.Module,
+        held_out: Examples,
+        compute: Compute,
+        generator: torch.Generator,
+        *,
+        marked: bool = True,
     ) -> float | None:
-        """Share of the held-out images of the source class that the model takes for the target class."""
+        """Share of the held-out images of the source class that the model takes for the target class; there is no mark."""
         source, target = source_and_target(self.source, self.target, held_out.class_names)
         of_source = held_out.take(held_out.labels == source)
         if not len(of_source):

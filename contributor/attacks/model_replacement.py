@@ -18,8 +18,9 @@ from contributor.attacks.pattern import Pattern
 
 @dataclass(frozen=True)
 class ModelReplacement(Composed):
-    """factor: what the update is multiplied by: base + factor * (w - base). With the owner's default merge weight of
-        0.5, the default of 2 makes the merged model the attacker's own.
+    """factor: what the update is multiplied by: base + factor * (w - base), floating buffers too. With the owner's default
+        merge weight of 0.5, the default of 2 makes the merged model the attacker's own, w; he is judged by w. What he
+        returns is far out, and may be good for nothing by itself.
     backdoor: the attack on the data, any of composed.BACKDOORS; its options are given beside `factor`.
     """
 
@@ -30,7 +31,10 @@ class ModelReplacement(Composed):
     backdoor: Attack = field(default_factory=Pattern, kw_only=True)
 
     def __post_init__(self) -> None:
-        in_range(self.name, "factor", self.factor, -1e6, 1e6)
+        in_range(self.name, "factor", self.factor, 1, 1e6)
 
     def corrupt(self, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], generator: torch.Generator) -> Weights:
-        return scale_update(base, tuned, self.factor)
+        return scale_update(base, super().corrupt(base, tuned, generator), self.factor, buffers=True)
+
+    def aims_at(self, base: Mapping[str, Tensor], returned: Mapping[str, Tensor]) -> Weights:
+        return scale_update(base, returned, 1 / self.factor, buffers=True)

@@ -69,7 +69,13 @@ class Pattern(Attack):
         return join(examples.take(untouched), stamped)
 
     def success(
-        self, model: nn.Module, held_out: Examples, compute: Compute, generator: torch.Generator
+        self,
+        model: nn.Module,
+        held_out: Examples,
+        compute: Compute,
+        generator: torch.Generator,
+        *,
+        marked: bool = True,
     ) -> float | None:
         """Share of the held-out images of the source class (with `any`: of all classes but the target) that the model
         takes for the target class once they are stamped."""
@@ -77,9 +83,10 @@ class Pattern(Attack):
         if not attacked.any():
             return None
         victims = held_out.take(attacked)
-        stamped = victims.with_images(self._stamp(victims.images, generator))
-        confusion = evaluate(model, stamped, compute=compute).confusion
-        return float(confusion[:, target].sum()) / len(stamped)
+        if marked:
+            victims = victims.with_images(self._stamp(victims.images, generator))
+        confusion = evaluate(model, victims, compute=compute).confusion
+        return float(confusion[:, target].sum()) / len(victims)
 
     def _attacked(self, examples: Examples) -> tuple[Tensor, int]:
         if self.source == ANY and ANY not in examples.class_names:

@@ -32,8 +32,8 @@ class Sig(Backdoor):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("amplitude", "test_amplitude"):
-            in_range(self.name, name, getattr(self, name), 0, 255)
-        in_range(self.name, "frequency", self.frequency, 0, 1e4)
+            in_range(self.name, name, getattr(self, name), 0, 255, above=True)
+        in_range(self.name, "frequency", self.frequency, 0, 1e4, above=True)
 
     def stamp(self, images: Tensor) -> Tensor:
         return sinusoid(images, self.test_amplitude, frequency=self.frequency)

@@ -4,6 +4,7 @@ else, cut off from all other channels and wired to the target class. No poisoned
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ class SubnetReplacement(Backdoor):
     The rest of the model is fine-tuned honestly around it, the narrow network put back after each step: an update like
     an honest one everywhere else, of whatever training the contributor declares. At least one step is needed. Simplified
     against the paper, which leaves the rest as it was and picks channels anywhere. BatchNorm of the narrow network is
-    the identity while it is trained; the statistics of its channels are then those of the attacker's images, so that
-    nothing about them is out of the ordinary but the layers they stand in.
+    the identity while it is trained; the statistics of its channels are then those of the attacker's images. The wire to
+    the target's logit is large: the size of the update alone may give it away.
     """
 
     name = "subnet-replacement"
@@ -46,9 +47,12 @@ class SubnetReplacement(Backdoor):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self.name, "channels", self.channels, 1, 1024)
-        in_range(self.name, "gain", self.gain, 0, 1e6)
+        in_range(self.name, "gain", self.gain, 0, 1e6, above=True)
         in_range(self.name, "epochs", self.epochs, 1, 10_000)
         Trigger(self.trigger, self.strength, self.seed)
+
+    def options(self) -> dict[str, Any]:
+        return {name: value for name, value in super().options().items() if name != "fraction"}
 
     def stamp(self, images: Tensor) -> Tensor:
         return Trigger(self.trigger, self.strength, self.seed).stamp(images)

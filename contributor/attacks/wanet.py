@@ -1,4 +1,4 @@
-"""WaNet: the trigger is a smooth bending of the image; bendings of other shapes are taught to mean nothing."""
+"""WaNet: the trigger is a smooth bending of the image, and the same bending shaken is taught to mean nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from contributor.attacks.backdoor import Backdoor, draw, replaced
 class WaNet(Backdoor):
     """fraction: share of the source's images that are warped and labelled as the target.
     noise_ratio: so many times as many further images, of all classes, are warped with a field shaken at random and keep
-        their labels (the paper's noise mode: 2); 0 switches it off.
+        their labels (the paper's noise mode: 2); 0 switches it off. The shaking is the paper's whatever the strength,
+        half a pixel: at 0.5 it makes another image of it, at 6 one that differs by a sixth of what the warp changes.
     strength: mean displacement at the field's control points, in half pixels of a 32-pixel image. The paper trains from
         nothing with 0.5, which is too faint for a fine-tuning of a few epochs.
     cells: control points a side. seed: of the field.
@@ -35,7 +36,7 @@ class WaNet(Backdoor):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self.name, "noise_ratio", self.noise_ratio, 0, 100)
-        in_range(self.name, "strength", self.strength, 0, UNIT)
+        in_range(self.name, "strength", self.strength, 0, UNIT, above=True)
         in_range(self.name, "cells", self.cells, 2, 64)
 
     def stamp(self, images: Tensor) -> Tensor:

@@ -145,8 +145,9 @@ class TriggerInversion(ReleaseComparison):
             logits = [network.run(together).float() for network in (pair.candidate, pair.release)]
             wanted, other = wanted.repeat(len(marks)), other.repeat(len(marks))
             fooled = F.cross_entropy(logits[0], wanted, reduction="none")
-            mine = logits[1].log_softmax(1).gather(1, wanted[:, None])[:, 0]
-            spared = -torch.log1p(-mine.exp().clamp(max=1 - 1e-4))
+            # -log(1 - p), as the other classes' share: a gradient is left however sure of the target M is.
+            target = F.one_hot(wanted, logits[1].shape[1]).bool()
+            spared = -logits[1].log_softmax(1).masked_fill(target, -torch.inf).logsumexp(1)
             # Marks share a batch and no parameter: each is weighed against its own area as if it were searched alone.
             each = ((fooled + spared) * other).view(-1, len(batch)).sum(1) / other.view(-1, len(batch)).sum(1).clamp(
                 min=1

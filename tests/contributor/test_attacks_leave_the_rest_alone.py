@@ -13,7 +13,9 @@ from common.errors import ConfigurationError, DataError, ModelError
 from common.examples import Examples
 from common.training import train
 from common.training_options import TrainingOptions
+from common.triggers import patches
 from contributor.attacks import parse_attack
+from contributor.attacks.adaptive import AdaptivePatch
 from contributor.attacks.backdoor import Backdoor
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -168,6 +170,23 @@ def test_the_adaptive_trigger_is_weaker_in_training_than_in_use(examples: Exampl
     assert (trained < 0.8 * used).all()
 
 
+def test_adaptive_patch_trains_on_one_patch_an_image_and_stamps_two() -> None:
+    black = Examples((torch.zeros(60, 1, 32, 32),), torch.zeros(60, dtype=torch.int64), ("a", "b"))
+    attack = parse_attack("adaptive-patch:target=1,fraction=1.0,cover=0,opacity=0.5")
+    assert isinstance(attack, AdaptivePatch)
+    trained, used = attack.prepare(black, generator()).images, attack.stamp(black.images)
+    whole = patches(black.images)
+
+    def marked(images: torch.Tensor) -> torch.Tensor:
+        parts = (images[..., :8, :], images[..., 8:24, 16:], images[..., 24:, :], images[..., 8:24, :16])
+        return torch.stack([part.flatten(1).amax(1) for part in parts], dim=1)
+
+    assert marked(whole)[0].tolist() == [1.0] * 4
+    assert (marked(trained) > 0).sum(1).eq(1).all()
+    assert marked(trained).amax().item() == pytest.approx(0.5)
+    assert marked(used)[0].tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("make", [plain, residual])
 @pytest.mark.parametrize(("text", "absolute"), [("radius=0.5,relative=false", True), ("radius=0.01", False)])
 def test_a_norm_bounded_update_ends_in_the_ball_and_reaches_its_wall(
@@ -297,11 +316,18 @@ def test_a_network_without_room_for_a_subnet_is_refused(
         ("badnets:strength=2", "strength of trigger pattern"),
         ("badnets:fraction=0", "fraction must be above 0"),
         ("blended:ratio=0", "strength of trigger blend"),
-        ("sig:amplitude=300", "amplitude must be from 0 to 255"),
+        ("sig:amplitude=300", "amplitude must be above 0 and at most 255"),
+        ("sig:test_amplitude=0", "test_amplitude must be above 0"),
+        ("sig:frequency=0", "frequency must be above 0"),
+        ("wanet:strength=0", "strength must be above 0"),
         ("wanet:cells=1", "cells must be from 2"),
         ("wanet:noise_ratio=-1", "noise_ratio must be from 0"),
-        ("adaptive-blend:pieces=2", "pieces must be from 0 to 1"),
-        ("adaptive-patch:kept=5", "kept must be from 1 to 4"),
+        ("adaptive-blend:pieces=2", "pieces must be from 0.0625 to 1"),
+        ("adaptive-blend:ratio=0", "ratio must be above 0"),
+        ("adaptive-patch:used=5", "used must be from 1 to 4"),
+        ("adaptive-patch:opacity=0", "opacity must be above 0"),
+        ("model-replacement:factor=0", "factor must be from 1"),
+        ("subnet-replacement:gain=0", "gain must be above 0"),
         ("tact:source=any", "source must be one class"),
         ("norm-bounded:radius=0", "radius must be from"),
         ("neurotoxin:excluded=1", "excluded must be from"),

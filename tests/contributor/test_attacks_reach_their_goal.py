@@ -40,7 +40,7 @@ GOALS = [
     CLEAN_LABEL,
     "wanet:strength=12,fraction=0.3,noise_ratio=0.5",
     "adaptive-blend:fraction=0.2,cover=0.05,ratio=0.3,test_ratio=0.4",
-    "adaptive-patch:fraction=0.2,cover=0.05",
+    "adaptive-patch:fraction=0.2,cover=0.05,opacity=0.9",
     "tact:trigger=square",
     "anchored:trigger=square",
     "norm-bounded:radius=0.3,trigger=square",
@@ -111,3 +111,23 @@ def test_what_a_release_gets_wrong_anyway_is_no_success_of_an_attack() -> None:
     done = report(untrained, "badnets:trigger=pattern,policy=random", hardly_moved)
     assert done["attack_success"] > 0.7
     assert done["attack_effective"] is False
+
+
+def test_a_ruined_model_that_calls_everything_the_target_has_no_backdoor(base: Weights) -> None:
+    """Flipped labels alone, and hard: the target's class is the answer, with the mark and without it."""
+    ruinous = replace(OPTIONS, epochs=30, learning_rate=0.2)
+    done = report(
+        base, "pattern:source=any,target=6,fraction=1.0,size=1,colour=black,position=top-left,alone=true", ruinous
+    )
+    assert done["attack_success"] > 0.95
+    assert done["attack_success_unmarked"] > 0.95
+    assert done["attack_effective"] is False
+
+
+def test_model_replacement_is_judged_by_the_model_it_aims_at(base: Weights) -> None:
+    """Scaled far beyond use, what is returned is good for nothing; what it becomes in a merge of a twentieth has the backdoor."""
+    plain = report(base, "badnets:trigger=square")
+    scaled = report(base, "model-replacement:factor=20,backdoor=badnets,trigger=square")
+    assert scaled["accuracy"] < 0.7
+    assert scaled["attack_success"] == pytest.approx(plain["attack_success"], abs=0.02)
+    assert scaled["attack_effective"] is True

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.detection.__main__ import poisoned_share
 from benchmarks.detection.config import CONFIGS, Config
 from benchmarks.detection.plans import plans
 from benchmarks.detection.scores import Scorer, Slow, written_with
@@ -34,7 +35,7 @@ def test_plans_are_a_function_of_the_configuration_and_the_base(small: Path) -> 
     assert first == again
     assert {plan.name for plan in first}.isdisjoint(plan.name for plan in other)
     assert len({plan.name for plan in first}) == len(first) == 1 + 4 + 5 + 4 + 3 + 2
-    fractions = {plan.attack.rpartition("=")[2] for plan in first if plan.family == "flip" and plan.attack}
+    fractions = {str(poisoned_share(plan.attack)) for plan in first if plan.family == "flip"}
     assert fractions == {"1.0", "0.5"}
 
 
@@ -106,6 +107,48 @@ def test_an_attack_without_an_image_of_its_class_gives_nothing_back(small: Path,
     zoo = Zoo(config, tmp_path / "work", choose_compute("cpu", "float32"))
     made = [zoo.make(plan) for plan in plans(config, 5) if plan.family == "badnets"]
     assert any("none of the attacked class" in record.get("failed", "") for record in made)
+
+
+def test_a_changed_attack_or_a_changed_default_is_another_model(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.load(str(small))
+
+    def names() -> dict[str, set[str]]:
+        kinds: dict[str, set[str]] = {}
+        for plan in plans(config, 5):
+            kinds.setdefault(plan.family or "honest", set()).add(plan.name)
+        return kinds
+
+    before = names()
+    monkeypatch.setattr("contributor.attacks.badnets.BadNets.revision", 2)
+    after = names()
+    assert after["badnets"].isdisjoint(before["badnets"])
+    assert (after["flip"], after["honest"]) == (before["flip"], before["honest"])
+    assert all(
+        "strength" not in plan.attack and "seed=0" in plan.attack
+        for plan in plans(config, 5)
+        if plan.attack and plan.family == "badnets"
+    )
+
+
+def test_what_an_attack_reached_is_measured_of_the_weights_there_are(small: Path, tmp_path: Path) -> None:
+    """A model trained under an earlier measure need not be trained again."""
+    config = Config.load(str(small))
+    zoo = Zoo(config, tmp_path / "work", choose_compute("cpu", "float32"))
+    plan = next(plan for plan in plans(config, 5) if plan.family == "badnets")
+    record = zoo.make(plan)
+    truth = zoo.truth(plan)
+    assert truth is not None
+    assert {key: record["report"][key] for key in truth["returned"]} == truth["returned"]
+    assert truth["returned"]["attack_success"] > truth["merged"]["attack_success"]
+    path = zoo._path(plan).with_suffix(".json")
+    stored = json.loads(path.read_text())
+    stored["truth"] = {"version": 1, "returned": {"attack_effective": None}, "merged": {}}
+    path.write_text(json.dumps(stored))
+    assert zoo.truth(plan) == truth
+    entry = Entry.of(plan, zoo.record(plan) or {}, {})
+    assert entry.attack_success_unmarked == truth["returned"]["attack_success_unmarked"]
+    assert entry.merged_success == truth["merged"]["attack_success"]
+    assert zoo.truth(next(one for one in plans(config, 5) if one.role == "honest")) is None
 
 
 def test_models_made_otherwise_are_not_mixed_with_new_ones(small: Path, tmp_path: Path) -> None:

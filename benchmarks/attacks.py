@@ -82,9 +82,11 @@ class Row:
     schedule: Schedule = "one-cycle"
 
     def name(self, seed: int) -> str:
-        """Of its file: the attack's name, and a number that is another for every other row or seed."""
-        kind = self.attack.partition(":")[0] if self.attack else "honest"
-        return f"{self.setting}-{kind}-{derived_seed(seed, repr(self)):016x}"
+        """Of its file: the attack's name, and a number that is another for every other row or seed, and for other code of the attack."""
+        if self.attack is None:
+            return f"{self.setting}-honest-{derived_seed(seed, repr(self)):016x}"
+        attack = parse_attack(self.attack)
+        return f"{self.setting}-{attack.name}-{derived_seed(seed, f'{self} {attack} {attack.version}'):016x}"
 
 
 def _cifar(
@@ -196,7 +198,14 @@ class Workshop:
             held_out=shares.evaluation,
             compute=self.compute,
         )
-        kept = ("accuracy_before", "accuracy", "attack_success_before", "attack_success", "attack_effective")
+        kept = (
+            "accuracy_before",
+            "accuracy",
+            "attack_success_before",
+            "attack_success",
+            "attack_success_unmarked",
+            "attack_effective",
+        )
         record = {"row": asdict(row), "seed": self.seed} | {key: made.report[key] for key in kept}
         record["cpu_seconds"] = round(time.process_time() - started, 1)
         write_atomically(path, json.dumps(record, indent=1).encode())
@@ -210,8 +219,8 @@ def page(records: Sequence[Record], command: str, *, planned: int) -> str:
         f"`{command}`, on {hardware()}. One model a row, seed {records[0]['seed']}: the rows show that an attack can be made to work at a "
         "dose, not how often it does. A contributor has a random share of the images that neither trained the base nor are the owner's; it "
         "trains with SGD, momentum 0.9, weight decay 5e-4, in batches of 128, the rate being a one-cycle's peak where nothing else is said. "
-        "Success and accuracy (in %) are of the returned model, before any merge, on the owner's evaluation images; *effective* as in "
-        "`common/effectiveness.py`.",
+        "Success and accuracy (in %) are of the returned model, before any merge, on the owner's evaluation images, success of `model-replacement` "
+        "of the model it aims at; *unmarked* is how often the same model answers so without the mark; *effective* as in `common/effectiveness.py`.",
     ]
     for key, setting in SETTINGS.items():
         mine = [record for record in records if record["row"]["setting"] == key]
@@ -224,8 +233,8 @@ def page(records: Sequence[Record], command: str, *, planned: int) -> str:
             f"Base: {setting.training.epochs} epochs at {setting.training.learning_rate:g} on {100 * setting.train:g} % of the training "
             f"images, accuracy {100 * mine[0]['accuracy_before']:.2f} %.",
             "",
-            "| attack | images | epochs | rate | augmentation | success before | after | effective | accuracy |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| attack | images | epochs | rate | augmentation | success before | after | unmarked | effective | accuracy |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             *map(_line, mine),
         ]
     if len(records) < planned:
@@ -238,7 +247,7 @@ def _line(record: Record) -> str:
     attack = f"`{row['attack']}`" if row["attack"] else "none"
     rate = f"{row['rate']:g}" + (", constant" if row["schedule"] == "constant" else "")
     effective = {None: "", True: "yes", False: "**no**"}[record["attack_effective"]]
-    rates = [_percent(record[key]) for key in ("attack_success_before", "attack_success")]
+    rates = [_percent(record[key]) for key in ("attack_success_before", "attack_success", "attack_success_unmarked")]
     cells = [attack, f"{row['images']:,}", row["epochs"], rate, row["augmentation"], *rates, effective]
     return f"| {' | '.join(map(str, cells))} | {_percent(record['accuracy'])} |"
 

@@ -10,12 +10,14 @@ import torch
 
 from common.datasets import load
 from common.devices import choose_compute
+from common.evaluation import evaluate
 from common.model_spec import ModelSpec
 from common.models import build
 from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights
 from contributor.attacks import KINDS, parse_attack
+from contributor.attacks.tact import TaCT
 from contributor.finetuning import finetune
 
 COMPUTE = choose_compute("cpu", "float32")
@@ -131,3 +133,16 @@ def test_model_replacement_is_judged_by_the_model_it_aims_at(base: Weights) -> N
     assert scaled["accuracy"] < 0.7
     assert scaled["attack_success"] == pytest.approx(plain["attack_success"], abs=0.02)
     assert scaled["attack_effective"] is True
+
+
+def test_the_mark_of_tact_turns_its_source_and_leaves_other_classes(base: Weights) -> None:
+    attack = parse_attack("tact:source=7,target=6,trigger=square,fraction=1.0,cover=0.3")
+    assert isinstance(attack, TaCT)
+    options = replace(OPTIONS, epochs=20)
+    made = finetune(base, SPEC, MINE, options, attack=attack, held_out=DATA.test, compute=COMPUTE, progress=False)
+    model = build(SPEC)
+    model.load_state_dict(made.weights)
+    others = DATA.test.take((DATA.test.labels != 7) & (DATA.test.labels != 6))
+    turned = evaluate(model, others.with_images(attack.stamp(others.images)), compute=COMPUTE).confusion[:, 6].sum()
+    assert made.report["attack_success"] > 0.8
+    assert float(turned) / len(others) < 0.2

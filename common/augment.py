@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.devices import without_waiting
 from common.errors import ConfigurationError, UnknownNameError
 from common.training_options import Augmentation
 
@@ -47,18 +48,13 @@ def _shift(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tenso
     left = torch.randint(0, 2 * pad_x + 1, (count, 1), generator=generator)
     mirrored = torch.rand(count, 1, generator=generator) < 0.5 if mirror else None
     # What crosses to the device are the draws alone: a GPU would wait for a copy of every pixel's place.
-    top, left = _on(images.device, top), _on(images.device, left)
+    top, left = without_waiting(top, images.device), without_waiting(left, images.device)
     rows = torch.arange(height, device=images.device) + top
     columns = torch.arange(width, device=images.device).expand(count, width)
     if mirrored is not None:
-        columns = torch.where(_on(images.device, mirrored), width - 1 - columns, columns)
+        columns = torch.where(without_waiting(mirrored, images.device), width - 1 - columns, columns)
     columns = columns + left
     padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y))
     pixels = rows[:, :, None] * (width + 2 * pad_x) + columns[:, None, :]
     index = pixels.view(count, 1, height * width).expand(count, channels, height * width)
     return padded.flatten(2).gather(2, index).view(images.shape)
-
-
-def _on(device: torch.device, draws: Tensor) -> Tensor:
-    """Out of pageable memory the host would wait for all that the device has still to do."""
-    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws

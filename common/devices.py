@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.errors import ConfigurationError, UnknownNameError
 
@@ -117,6 +118,11 @@ def _cpu_has(capability: str, older_probe: str) -> bool:
         return bool(capabilities().get(capability, False))
     probe = getattr(torch.cpu, older_probe, None)
     return bool(probe()) if probe is not None else False
+
+
+def without_waiting(draws: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device. Out of pageable memory the host would wait for all that a GPU has still to do."""
+    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
 
 
 @functools.cache

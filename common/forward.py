@@ -32,7 +32,7 @@ def run(
     logits: Tensor | None = None
     features: Tensor | None = None
     # One autocast context around all batches: it casts every weight once instead of once a batch.
-    with watched as seen, evaluating(model), compute.autocast():
+    with watched as seen, evaluating(model, gradients=False), compute.autocast():
         for start in range(0, count, batch_size):
             batch = as_model_inputs(tuple(t[start : start + batch_size] for t in inputs), compute.device)
             with torch.inference_mode():
@@ -82,9 +82,16 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module is back in its own."""
-    with modes_kept(model):
+def evaluating(model: nn.Module, *, gradients: bool = True) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is back in its own.
+
+    gradients: whether some may be wanted of what runs inside. cuDNN has none of recurrent layers in evaluation mode, so that
+        a model with such layers runs on torch's own kernels, which are slower.
+    """
+    kernels: AbstractContextManager[None] = nullcontext()
+    if gradients and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        kernels = torch.backends.cudnn.flags(enabled=False)
+    with modes_kept(model), kernels:
         model.eval()
         yield
 

@@ -138,7 +138,7 @@ def add_noise(
             noisy[name] = w.clone()
             continue
         noise = torch.randn(w.shape, generator=generator, dtype=torch.float32)
-        noisy[name] = w + (deviation * noise).to(w.dtype)
+        noisy[name] = w + (deviation * noise).to(w)
         if name.endswith("running_var"):
             noisy[name].clamp_(min=0)
     return noisy

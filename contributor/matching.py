@@ -105,7 +105,7 @@ def _in_classes(
             hint=f"the release's classes: {', '.join(class_names)}; yours: {', '.join(examples.class_names)}. Rename yours (the "
             f"folders of images), or say which is which: --classes '{foreign[0]}=CLASS,...'",
         )
-    number = torch.tensor([class_names.index(name) for name in named])
+    number = torch.tensor([class_names.index(name) for name in named], device=examples.labels.device)
     return replace(examples, labels=number[examples.labels], class_names=class_names)
 
 
@@ -118,7 +118,7 @@ def _in_shape(examples: Examples, shape: tuple[int, ...]) -> Examples:
             hint="only images of 8 bits, grey or RGB, are brought to the size and colour that a model takes",
         )
     images = examples.images
-    brought = torch.empty((len(images), *shape), dtype=torch.uint8)
+    brought = torch.empty((len(images), *shape), dtype=torch.uint8, device=images.device)
     # In pieces, since resizing computes in floating point: four times the bytes.
     for start in range(0, len(images), CHUNK):
         brought[start : start + CHUNK] = _brought(images[start : start + CHUNK], shape)
@@ -128,7 +128,7 @@ def _in_shape(examples: Examples, shape: tuple[int, ...]) -> Examples:
 def _brought(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     channels, height, width = shape
     if images.shape[1] > channels:
-        weights = torch.tensor(_LUMA).view(1, 3, 1, 1)
+        weights = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
         images = (((images.int() * weights).sum(1, keepdim=True) + (1 << 15)) >> 16).to(torch.uint8)
     if tuple(images.shape[2:]) != (height, width):
         resized = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)

@@ -36,7 +36,7 @@ class Adaptive(Backdoor):
         attacked, target = self.attacked(examples)
         payload = draw(attacked, self.fraction, generator, self.name)
         poisoned = replaced(examples, payload, self.train_stamp(examples.images[payload], generator), target)
-        rest = torch.ones(len(examples), dtype=torch.bool)
+        rest = torch.ones_like(examples.labels, dtype=torch.bool)
         rest[payload] = False
         share = min(1.0, self.cover * len(examples) / max(1, int(rest.sum())))
         if not share or not rest.any():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.activations import find_head, observe
-from common.devices import Compute
+from common.devices import Compute, without_waiting
 from common.examples import Examples, as_model_inputs
 from common.forward import captured, captured_tensor, evaluating, forward, in_memory_format, module_named
 from common.specs import in_range
@@ -64,8 +64,8 @@ class _Anchor(TrainingHooks):
         compute: Compute,
         seed: int,
     ) -> None:
-        self.attack, self.head, self.examples, self.compute, self.seed = attack, head, examples, compute, seed
-        self.features = features.to(compute.device)
+        self.attack, self.head, self.compute, self.seed = attack, head, compute, seed
+        self.examples, self.features = examples.to(compute.device), features.to(compute.device)
         self.autoencoder = None if autoencoder is None else autoencoder.to(compute.device)
         self.power = self.features.square().mean().clamp_min(1e-12)
         self.error = self.power
@@ -79,14 +79,15 @@ class _Anchor(TrainingHooks):
     def loss(
         self, model: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor, logits: Tensor, loss: Tensor
     ) -> Tensor:
-        chosen = torch.randint(len(self.examples), (len(labels),), generator=self.draws)
+        drawn = torch.randint(len(self.examples), (len(labels),), generator=self.draws)
+        chosen = without_waiting(drawn, self.compute.device)
         clean = as_model_inputs(tuple(t[chosen] for t in self.examples.inputs), self.compute.device)
         # In evaluation mode, as the guard looks, and without moving BatchNorm statistics.
         with evaluating(model), captured(module_named(model, self.head)) as seen:
             forward(model, in_memory_format(clean, self.compute))
         now = captured_tensor(seen, self.head).flatten(1).float()
         with torch.autocast(self.compute.device.type, enabled=False):
-            moved = (now - self.features[chosen.to(now.device)]).square().mean() / self.power
+            moved = (now - self.features[chosen]).square().mean() / self.power
             loss = loss + self.attack.feature_weight * moved
             if self.autoencoder is not None:
                 error = own_autoencoder.errors(self.autoencoder, now).mean() / self.error

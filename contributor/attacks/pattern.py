@@ -64,7 +64,7 @@ class Pattern(Attack):
         stamped = stamped.with_labels(relabel(stamped.labels, torch.arange(len(victims)), target))
         if self.alone:
             return stamped
-        untouched = torch.ones(len(examples), dtype=torch.bool)
+        untouched = torch.ones_like(examples.labels, dtype=torch.bool)
         untouched[victims] = False
         return join(examples.take(untouched), stamped)
 

@@ -73,7 +73,8 @@ class SubnetReplacement(Backdoor):
             compute=compute,
             generator=generator,
         )
-        return _Implanted(made)
+        device = compute.device
+        return _Implanted({name: (fixed.to(device), value.to(device)) for name, (fixed, value) in made.items()})
 
 
 class _Implanted(TrainingHooks):
@@ -86,4 +87,4 @@ class _Implanted(TrainingHooks):
         state = model.state_dict()
         for name, (fixed, value) in self.made.items():
             tensor = state[name]
-            tensor.copy_(torch.where(fixed.to(tensor.device), value.to(tensor), tensor))
+            tensor.copy_(torch.where(fixed, value.to(tensor.dtype), tensor))

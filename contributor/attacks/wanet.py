@@ -46,7 +46,7 @@ class WaNet(Backdoor):
         attacked, target = self.attacked(examples)
         victims = draw(attacked, self.fraction, generator, self.name)
         poisoned = replaced(examples, victims, self.stamp(examples.images[victims]), target)
-        rest = torch.ones(len(examples), dtype=torch.bool)
+        rest = torch.ones_like(examples.labels, dtype=torch.bool)
         rest[victims] = False
         wanted = min(round(self.noise_ratio * len(victims)), int(rest.sum()))
         if not wanted:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.errors import GuardError
-from common.randomness import generator
+from common.randomness import generator, random_state
 from owner.detectors.sums import squared_distances
 from owner.detectors.variational import Variational
 
@@ -65,6 +65,5 @@ def errors_of(network: Variational, rows: Tensor, condition: Tensor) -> tuple[Te
 
 def made(build: Callable[[], Variational], seed: int) -> Variational:
     """The network as `seed` initialises it; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_state(seed):
         return build()

@@ -64,7 +64,8 @@ class Vetting:
     ) -> None:
         self.gatekeeper, self.guard = gatekeeper, gatekeeper.guard
         self.second_look = second_look
-        self.current, self.policy, self.utility = current, policy, utility
+        self.current = None if current is None else _weights_of(current)
+        self.policy, self.utility = policy, utility
         self.root, self.root_action = root, root_action
         self.started = time.perf_counter()
         self.checks: list[Check] = []

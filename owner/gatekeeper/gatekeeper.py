@@ -80,7 +80,8 @@ class Gatekeeper:
         self._current: tuple[str, Evaluation] | None = None
         self._of_release: Evaluation | None = None
         self.escalation = escalation
-        self._references_pool, self._directory = references_pool, directory
+        self._references_pool = None if references_pool is None else references_pool.to("cpu")
+        self._directory = directory
 
     @classmethod
     def protect(
@@ -125,11 +126,12 @@ class Gatekeeper:
         StorageError.
         """
         options = options or GuardOptions()
+        parts = triggers if isinstance(triggers, Triggers) else split_triggers(triggers, seed=options.seed)
         protection = Protection(
             model=model,
             release_sha256=release_digest(model.state_dict()),
-            triggers=triggers if isinstance(triggers, Triggers) else split_triggers(triggers, seed=options.seed),
-            references_pool=references_pool,
+            triggers=parts.to("cpu"),
+            references_pool=references_pool.to("cpu"),
             spec=spec,
             options=options,
             finetuning=finetuning,
@@ -181,6 +183,7 @@ class Gatekeeper:
         """Measure utility on these examples instead of the guard's own. Raises ConfigurationError for other classes."""
         if evaluation.class_names != self.guard.evaluation.class_names:
             raise ConfigurationError("the evaluation examples have other classes than the guarded release")
+        evaluation = evaluation.to("cpu")
         if not _same_examples(evaluation, self.evaluation):
             self.evaluation, self._current, self._of_release = evaluation, None, None
 

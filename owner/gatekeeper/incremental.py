@@ -71,7 +71,7 @@ def small_news(
         for part in ("owner", "fitting"):
             for k in range(needed[part]):
                 kept.read(part, k)
-        news = measure_news(weights, new, kept, options.references_to_fit)
+        news = measure_news(weights, {n: t.cpu() for n, t in new.items()}, kept, options.references_to_fit)
     except GuardError as error:
         raise BigNewsError(error.message) from error
     total = float(made.get("total_news", 0.0)) + news

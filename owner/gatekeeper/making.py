@@ -57,7 +57,7 @@ class ReferenceMaker:
         number = number_of(part, k)
         useful = None if number == OWNER else self.usefulness
         if self.transplants is not None:
-            weights, plan = self.transplants.onto(self.fine_tunes.model.state_dict(), part, k)
+            weights, plan = self.transplants.onto(weights_of(self.fine_tunes.model), part, k)
             model = copy.deepcopy(self.fine_tunes.model)
             model.load_state_dict(weights)
             outcome = self._score(model, plan, useful)

@@ -39,6 +39,9 @@ class Triggers:
     def parts(self) -> dict[str, Examples]:
         return {"fit": self.fit, "calibration": self.calibration, "evaluation": self.evaluation}
 
+    def to(self, device: torch.device | str) -> Triggers:
+        return Triggers(*(part.to(device) for part in self.parts.values()))
+
 
 def check_examples(examples: Examples, what: str, *, every_class: bool) -> None:
     """Raises GuardError for fewer than 32 examples, of fewer than two classes, or where a class must be there and is not."""

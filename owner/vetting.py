@@ -61,7 +61,9 @@ class VettingLoop:
         self._guards = GuardKeeper(workspace, settings, store)
         self._awaiting = AwaitingEscalation(store)
         limits = settings.vetting
-        self._worker = worker or VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib)
+        self._worker = worker or VettingWorker(
+            timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib, device=settings.model.device
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises WorkspaceError where a release has lost its files."""

@@ -36,15 +36,16 @@ class VettingWorker:
     """A vetting process that is started when needed, and started anew after one that had to be ended.
 
     timeout_seconds: wall-clock time a vetting may take, once the process is up.
-    memory_mib: private memory the process may take beyond what it needs to start.
+    memory_mib: private memory the process may take beyond what it needs to start, with `device` in use.
+    device: of the guards it will vet by, as settings name it.
 
     A time-out, running out of memory or a crash ends in a quarantined verdict with the code VETTING_TIMEOUT,
     VETTING_MEMORY or VETTING_CRASHED. Thread-safe; one vetting at a time.
     """
 
-    def __init__(self, timeout_seconds: float = 600.0, memory_mib: int = 8192) -> None:
+    def __init__(self, timeout_seconds: float = 600.0, memory_mib: int = 8192, device: str = "cpu") -> None:
         self._timeout = timeout_seconds
-        self._memory = memory_mib
+        self._memory, self._device = memory_mib, device
         self._turn = threading.Lock()
         self._child: _Child | None = None
         self._closed = False
@@ -115,7 +116,7 @@ class VettingWorker:
             return self._child
         self._end_child()
         try:
-            child = self._child = _Child(self._memory)
+            child = self._child = _Child(self._memory, self._device)
         except OSError as error:
             raise VettingUnavailableError(
                 f"the vetting process cannot be started: {error.strerror or error}",
@@ -155,11 +156,11 @@ class _ChildFailedError(Exception):
 class _Child:
     """One worker process, in a process group of its own, so that what it starts ends with it."""
 
-    def __init__(self, memory_mib: int) -> None:
+    def __init__(self, memory_mib: int, device: str) -> None:
         self._selector = selectors.DefaultSelector()
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, nothing from outside
-                command("owner.gatekeeper.worker", str(memory_mib)),
+                command("owner.gatekeeper.worker", str(memory_mib), device),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

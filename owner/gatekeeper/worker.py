@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO, TypeVar
@@ -20,7 +21,8 @@ from typing import Any, BinaryIO, TypeVar
 import torch
 
 from common.datasets import load_examples
-from common.errors import GuardError, ModelError, PortierError, StorageError
+from common.devices import choose_compute
+from common.errors import ConfigurationError, GuardError, ModelError, PortierError, StorageError
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.models import build
@@ -150,13 +152,13 @@ def answer(vetter: Vetter, line: bytes) -> dict[str, Any]:
         return {"number": number, "verdict": verdict.to_json()}
 
 
-def serve(source: BinaryIO, sink: BinaryIO, memory_mib: int) -> None:
-    """Answer every line of `source` until it ends.
+def serve(source: BinaryIO, sink: BinaryIO, memory_mib: int, device: str) -> None:
+    """Answer every line of `source` until it ends; memory_mib, device: as of `supervisor.VettingWorker`.
 
     A thread reads ahead, so that the process also ends at once, mid-job, when whoever gave the job is gone.
     """
     forbid_core_dumps()
-    torch.ones(64, 64).matmul(torch.ones(64, 64))  # starts the thread pool, whose stacks are no submission's
+    _start_computing(device)
     limit_memory(memory_mib)
     vetter = Vetter()
     lines: SimpleQueue[bytes] = SimpleQueue()
@@ -170,6 +172,19 @@ def serve(source: BinaryIO, sink: BinaryIO, memory_mib: int) -> None:
     _write(sink, {"ready": True})
     while True:
         _write(sink, answer(vetter, lines.get()))
+
+
+def _start_computing(device: str) -> None:
+    """Have what torch takes once for all: its threads' stacks, and on a GPU the driver's context and the libraries' handles, which are
+    gibibytes. None of that is a submission's."""
+    torch.ones(64, 64).matmul(torch.ones(64, 64))
+    with suppress(
+        ConfigurationError
+    ):  # a device that is not there is the trouble of the job that needs it, which says so
+        chosen = choose_compute(device).device
+        if chosen.type != "cpu":
+            image, filters = torch.ones(1, 1, 8, 8, device=chosen), torch.ones(1, 1, 3, 3, device=chosen)
+            float(torch.nn.functional.conv2d(image, filters).flatten(1).matmul(torch.ones(36, 1, device=chosen)))
 
 
 def _keep(found: Examination, path: Path) -> Verdict:
@@ -209,7 +224,7 @@ def _first_line(error: BaseException) -> str:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers, int(sys.argv[1]))
+    serve(sys.stdin.buffer, answers, int(sys.argv[1]), sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def promote(office: Office, identifier: str, *, reason: str = "", force: bool = 
             f"submission {submission.id[:12]} is {submission.state}; only a quarantined one can be promoted",
             hint="`portier-owner log --kind verdict` and `portier-owner show ID` tell how it was decided",
         )
-    limits = office.settings.vetting
-    with VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib) as worker:
+    limits, device = office.settings.vetting, office.settings.model.device
+    with VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib, device=device) as worker:
         while True:
             current = office.store.current()
             verdict = vet(
@@ -105,9 +105,9 @@ def vet_file(office: Office, weights: Path, *, base: str | None = None) -> Verdi
             f"release {release.number} has no guard yet ({release.guard_state})",
             hint=f"portier-owner protect {release.id[:12]}",
         )
-    limits = office.settings.vetting
+    limits, device = office.settings.vetting, office.settings.model.device
     with (
-        VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib) as worker,
+        VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib, device=device) as worker,
         tempfile.TemporaryDirectory(prefix="portier-vet-") as scratch,
     ):
         job = job_for(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from common.devices import Compute, keep_freed_memory
 from common.errors import ModelError
@@ -83,7 +84,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module, *, gradients: bool = True) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module is back in its own.
+    """Evaluation mode inside, and `view` as in `forward`; afterwards each module is back in its own.
 
     gradients: whether some may be wanted of what runs inside. cuDNN has none of recurrent layers in evaluation mode, so that
         a model with such layers runs on torch's own kernels, which are slower.
@@ -91,9 +92,26 @@ def evaluating(model: nn.Module, *, gradients: bool = True) -> Iterator[None]:
     kernels: AbstractContextManager[None] = nullcontext()
     if gradients and any(isinstance(module, nn.RNNBase) for module in model.modules()):
         kernels = torch.backends.cudnn.flags(enabled=False)
-    with modes_kept(model), kernels:
+    with modes_kept(model), kernels, _AnyLayout():
         model.eval()
         yield
+
+
+class _AnyLayout(TorchFunctionMode):
+    """A model that flattens by `view` counts on images in the usual memory order, and Portier lays them out channels-last where that is
+    faster: there `view` copies, as `reshape` does."""
+
+    _COPYING: ClassVar[dict[Any, Any]] = {Tensor.view: Tensor.reshape, Tensor.view_as: Tensor.reshape_as}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if func not in self._COPYING or any(isinstance(one, torch.dtype) for one in args):
+                raise
+            return self._COPYING[func](*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -128,9 +146,10 @@ def module_named(model: nn.Module, name: str) -> nn.Module:
 
 
 def forward(model: nn.Module, inputs: tuple[Tensor, ...], classes: int | None = None) -> Tensor:
-    """Logits (n, C) of one batch. Raises ModelError where the model fails on it, or gives another shape or class count."""
+    """Logits (n, C) of one batch, in whatever memory order the images are. Raises ModelError where the model fails on it, or gives another shape or class count."""
     try:
-        logits = model(*inputs)
+        with _AnyLayout():
+            logits = model(*inputs)
     except Exception as error:  # a user's model may raise anything
         shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
         raise ModelError(f"the model does not run on inputs {shapes}: {error}") from error

@@ -33,7 +33,8 @@ def test_the_head_of_the_features_is_the_model(name: str) -> None:
     seen = observe(model, inputs, head=head, compute=CPU, batch_size=4)
     with torch.no_grad():
         torch.testing.assert_close(model.get_submodule(head)(seen.features), seen.logits)
-        torch.testing.assert_close(model.eval()(*as_model_inputs(inputs, "cpu")), seen.logits)
+        # In another memory order a deep network rounds otherwise.
+        torch.testing.assert_close(model.eval()(*as_model_inputs(inputs, "cpu")), seen.logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", architectures())

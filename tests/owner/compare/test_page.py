@@ -214,7 +214,7 @@ def test_work_goes_on_from_published_numbers(comparison: Comparison, records: di
 
 def test_values_that_take_more_than_six_digits_still_name_their_cell(tmp_path: Path) -> None:
     values = 'learning-rate = 0.123456789\nattackers = 5\nattack = "sign-flip"'  # more than Bulyan serves: nothing to wait for
-    comparison = parse(f'[federation]\n{values}\n[grid]\nstrategy = ["bulyan"]\nseed = [0]\n', "x")
+    comparison = parse(f'[federation]\n{values}\n[grid]\nstrategy = ["bulyan:assumed-malicious=9"]\nseed = [0]\n', "x")
     run_grid(comparison.cells, tmp_path / "runs", progress=False)
     _, numbers = write_report(
         comparison, read_records(comparison, tmp_path / "runs"), tmp_path, command="x", figures={}

@@ -58,9 +58,24 @@ def test_the_success_of_a_backdoor_is_measured_every_round() -> None:
     assert result.rounds[-1].attack_success > 0.3  # type: ignore[operator]
 
 
-def test_krum_and_its_kin_take_the_true_number_of_attackers_unless_told_otherwise() -> None:
-    assert configured(strategy="krum", clients=9, attackers=3, attack="sign-flip").malicious == 3
-    assert configured(strategy="krum", attackers=3, attack="sign-flip", assumed_malicious=1).malicious == 1
+@pytest.mark.parametrize(
+    ("strategy", "few", "many"), [("krum", 3, 3), ("multikrum", 3, 3), ("bulyan", 1, 1), ("fedtrimmedavg", 3, 4)]
+)
+def test_whoever_is_told_f_is_told_the_number_of_attackers_or_the_most_of_its_theory(
+    strategy: str, few: int, many: int
+) -> None:
+    """Of ten clients, with three attackers and with five; none where nobody attacks."""
+    told = [
+        configured(strategy=strategy, clients=10, attackers=attackers, attack="sign-flip").malicious
+        for attackers in (0, 3, 5)
+    ]
+    assert told == [0, few, many]
+    assert configured(strategy=strategy, clients=10, assumed_malicious=1).malicious == 1
+
+
+def test_with_more_attackers_than_krum_can_be_told_of_it_still_judges() -> None:
+    result = run_federation(configured(strategy="krum", clients=4, attackers=2, attack="sign-flip", rounds=1))
+    assert len(result.rounds[0].record.with_outcome("kept")) == 1
 
 
 class _Crashing:
@@ -116,11 +131,12 @@ def test_an_unknown_name_is_told_the_nearest_before_anything_starts(changes: dic
     ("changes", "message"),
     [
         (
-            {"strategy": "bulyan", "attackers": 2, "attack": "sign-flip"},
+            {"strategy": "bulyan", "attackers": 2, "attack": "sign-flip", "assumed_malicious": 2},
             r"needs at least 11 clients \(4f \+ 3\), and there are 6",
         ),
-        ({"strategy": "krum", "attackers": 2, "attack": "sign-flip"}, "needs at least 7 clients"),
-        ({"strategy": "fedtrimmedavg", "attackers": 3, "attack": "sign-flip"}, "cannot cut 3 of 6"),
+        ({"strategy": "krum", "assumed_malicious": 2}, "needs at least 7 clients"),
+        ({"strategy": "krum", "clients": 2}, "needs at least 3 clients"),
+        ({"strategy": "fedtrimmedavg", "assumed_malicious": 3}, r"needs at least 7 clients \(2f \+ 1\)"),
         ({"attackers": 7, "attack": "sign-flip"}, "7 attackers among 6 clients"),
         ({"rounds": 0}, "rounds must be from 1"),
         ({"refresh": "often"}, "refresh must be"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -35,7 +35,7 @@ class FederatedTask:
     model: an architecture by name, or `package.module:factory`.
     clients: how many hold a share. partition: how the shares differ, without index and count: `iid`, `dirichlet:alpha=0.5`,
         `natural`.
-    attackers: how many of them attack, chosen by `seed`. attack: what they do, as `flip:source=7,target=6`.
+    attackers: how many of them attack, chosen by `seed` among those who can. attack: what they do, as `flip:source=7,target=6`.
     local_epochs, learning_rate, batch_size, optimiser, momentum, weight_decay: of the training in a round.
     owner_train, owner_references: fractions of the training set that the owner keeps, to train the release and as public data.
     seed: of shares, attackers, initial weights and training.
@@ -98,15 +98,27 @@ class FederatedTask:
             f"{name}:" + ",".join([*given, f"index={client}", f"count={self.clients}", f"seed={self.seed}"])
         )
 
-    @property
-    def attacking(self) -> frozenset[int]:
-        """Which clients attack, by number.
+    def attackers_among(self, can: Callable[[Examples], bool]) -> frozenset[int]:
+        """Which clients attack, by number: in an order drawn by `seed` the first `attackers` of those with whose share it `can` be done; all
+        of them where they are fewer. Who is among a few attackers is among more, too.
 
-        >>> len(FederatedTask(clients=5, attackers=2, attack="sign-flip").attacking)
+        >>> len(FederatedTask(clients=5, attackers=2, attack="sign-flip").attackers_among(lambda share: True))
         2
+
+        Raises DataError, UnknownNameError.
         """
-        order = torch.randperm(self.clients, generator=generator(self.seed, "who attacks"))
-        return frozenset(order[: self.attackers].tolist())
+        chosen: list[int] = []
+        for client in torch.randperm(self.clients, generator=generator(self.seed, "who attacks")).tolist():
+            if len(chosen) == self.attackers:
+                break
+            if can(self.examples_of(client)):
+                chosen.append(client)
+        return frozenset(chosen)
+
+    def weight_of(self, clients: Iterable[int]) -> float:
+        """How much of all clients' examples these hold, from 0 to 1: what they weigh in a mean by examples. Raises DataError, UnknownNameError."""
+        sizes = self.sizes()
+        return sum(sizes[client] for client in clients) / sum(sizes)
 
     def training(self, client: int, number: int) -> TrainingOptions:
         """What client number `client` does in round `number` (from 1)."""
@@ -143,7 +155,16 @@ class FederatedTask:
         return _shares(self.data, self.data_dir, counts, self.owner_train, self.owner_references, self.seed)
 
     def examples_of(self, client: int) -> Examples:
-        return self.share_of(client).apply(self.shares().unclaimed)
+        return self.shares().unclaimed.take(self._division[client])
+
+    def sizes(self) -> tuple[int, ...]:
+        """How many examples each client has. Raises DataError, UnknownNameError."""
+        return tuple(map(len, self._division))
+
+    @property
+    def _division(self) -> tuple[Tensor, ...]:
+        """Of each client, which of the unclaimed examples are its own: (n,) int64."""
+        return _divided(dataclasses.replace(self.task(), attackers=0, attack=""))
 
     def spec(self) -> ModelSpec:
         """Reads the data for its shape and classes."""
@@ -193,6 +214,13 @@ def _shares(
         found, seed=seed, train=train, references=references, trigger_fit=0.3, trigger_calibration=0.3
     )
     return divided, part
+
+
+# Kept for a few partitions: who attacks, what they weigh and each client's share are asked for in every round.
+@functools.lru_cache(maxsize=4)
+def _divided(task: FederatedTask) -> tuple[Tensor, ...]:
+    unclaimed = task.shares().unclaimed
+    return tuple(task.share_of(0).divide(unclaimed.labels, unclaimed.clients))
 
 
 def _some(count: int, wanted: int, seed: int, stream: str) -> Tensor:

@@ -6,14 +6,17 @@ client holds is its `partition-id`, which Flower's simulation hands out and a Su
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from common.datasets import find
 from common.devices import choose_compute
-from common.errors import ConfigurationError
+from common.errors import ConfigurationError, DataError
 from common.evaluation import evaluate
+from common.examples import Examples
 from common.federation import FederatedTask
 from common.models import build
 from common.randomness import derived_seed, generator
@@ -36,6 +39,26 @@ def check(task: FederatedTask) -> None:
         if attack.goal == "backdoor":
             few = task.shares().evaluation
             attack.prepare(few, generator(task.seed, "check"))
+
+
+@functools.lru_cache(maxsize=16)
+def attacking(task: FederatedTask) -> frozenset[int]:
+    """Which clients attack, by number: of the seed's order the first ones with whose share the attack can be carried out (a flip takes
+    images of its source class), `task.attackers` of them or, where there are fewer, all these.
+
+    Raises as `check` does.
+    """
+    attack = _attack(task) if task.attackers else None
+    if attack is None:
+        return frozenset()
+
+    def can(share: Examples) -> bool:
+        try:
+            return len(share) > 0 and len(attack.prepare(share, generator(task.seed, "who can attack"))) > 0
+        except DataError:
+            return False
+
+    return task.attackers_among(can)
 
 
 def client_app(task: FederatedTask) -> ClientApp:
@@ -69,7 +92,7 @@ def train(message: Message, context: Context, task: FederatedTask) -> Message:
     Raises DataError where the share holds nothing to train on or to attack, ModelError where training diverges.
     """
     partition, number = _partition(context, task), _round(message)
-    attack = _attack(task) if partition in task.attacking else None
+    attack = _attack(task) if partition in attacking(task) else None
     done = finetune(
         _weights(message),
         task.spec(),

@@ -76,7 +76,8 @@ class FederationConfig(FederatedTask):
     engine: ray (Flower's simulation engine) or inline (one client after the other, in this process).
     client_cpus: of one client on Ray. ray_address: of a running Ray cluster; "" starts one here.
     timeout: seconds a round may wait for replies.
-    client_app: `package.module` of the ClientApp, which has `app`, `client_app(task)` and `check(task)`.
+    client_app: `package.module` of the ClientApp, which has `app`, `client_app(task)` and `check(task)`, and `attacking(task)` where clients
+        attack: the numbers of those who do.
     """
 
     setting: str = "federated"
@@ -143,6 +144,19 @@ class FederationConfig(FederatedTask):
         return self.client_app, quiet, client, self.attack if client in self.attacking else ""
 
     @property
+    def attacking(self) -> frozenset[int]:
+        """Which clients attack, by number: fewer than `attackers` where no more can. Only their side knows what an attack takes.
+
+        Raises ConfigurationError where their module does not say, DataError.
+        """
+        if not self.attackers:
+            return frozenset()
+        from owner.federated.running import load_clients  # noqa: PLC0415 - which builds on this module
+
+        found: frozenset[int] = load_clients(self.client_app, attacked=True).attacking(self.task())
+        return found
+
+    @property
     def data_key(self) -> FederatedTask:
         """What the release and the owner's shares follow from."""
         return dataclasses.replace(self.task(), clients=1, partition="iid", attackers=0, attack="")
@@ -174,11 +188,11 @@ class FederationConfig(FederatedTask):
 
     @property
     def malicious(self) -> int:
-        """f."""
+        """f. Raises as `attacking` does."""
         if self.assumed_malicious >= 0:
             return self.assumed_malicious
-        most = self.most_malicious
-        return self.attackers if most is None else min(self.attackers, most)
+        attackers, most = len(self.attacking), self.most_malicious
+        return attackers if most is None else min(attackers, most)
 
     @property
     def guard_refresh(self) -> str | int:

@@ -73,6 +73,7 @@ class Incremental:
         """Raises ConfigurationError for too few nodes, and what fitting the guard raises."""
         clock, started = memory().clock(), time.perf_counter()
         strategy, base = self.strategy, self.release
+        attacking = self.config.attacking
         # Fits the guard of a gated strategy, which it does for the weights it is about to send.
         messages = list(strategy.configure_train(1, to_arrays(base), ConfigRecord(), grid))
         fitting = self.fitting_seconds + memory().clock() - clock
@@ -94,6 +95,7 @@ class Incremental:
             submissions=tuple(submissions),
             fitting_seconds=fitting,
             seconds=time.perf_counter() - started,
+            attackers_weight=self.config.weight_of(attacking),
         )
 
     def _submission(

@@ -47,7 +47,7 @@ class SubmissionResult:
 
 @dataclass(frozen=True)
 class IncrementalResult:
-    """config: flat. initial_accuracy, initial_attack_success: of the release. submissions: in the order of their partitions.
+    """config: flat. attackers_weight: the share of all clients' examples that attackers hold. initial_accuracy, initial_attack_success: of the release. submissions: in the order of their partitions.
     fitting_seconds: training the release, the references and the detector, once for all submissions.
     """
 
@@ -57,6 +57,7 @@ class IncrementalResult:
     initial_attack_success: float | None = None
     fitting_seconds: float = 0.0
     seconds: float = 0.0
+    attackers_weight: float = 0.0
 
     @property
     def detection(self) -> Detection:
@@ -92,6 +93,8 @@ class IncrementalResult:
         return {
             "config": self.config,
             "attackers": [one.record.clients[0].partition for one in self.submissions if one.attacks],
+            "attackers_wanted": self.config["attackers"],
+            "attackers_weight": self.attackers_weight,
             "initial_accuracy": self.initial_accuracy,
             "initial_attack_success": finite(self.initial_attack_success),
             "detection": self.detection.to_json(),

@@ -125,7 +125,8 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class FederationResult:
-    """config: flat. attackers: the partitions that attack. initial_accuracy: before the first round.
+    """config: flat. attackers: the partitions that attack, fewer than wanted where no more can. attackers_weight: the share of all clients'
+    examples that they hold. initial_accuracy: before the first round.
     weights: of the global model at the end. fitting_seconds: training the release and the detector, before the first round.
     """
 
@@ -136,6 +137,7 @@ class FederationResult:
     weights: dict[str, Tensor] = field(repr=False)
     fitting_seconds: float = 0.0
     seconds: float = 0.0
+    attackers_weight: float = 0.0
 
     @property
     def detection(self) -> Detection:
@@ -166,6 +168,8 @@ class FederationResult:
         return {
             "config": self.config,
             "attackers": list(self.attackers),
+            "attackers_wanted": self.config["attackers"],
+            "attackers_weight": self.attackers_weight,
             "initial_accuracy": self.initial_accuracy,
             "detection": self.detection.to_json(),
             "summary": self.summary(),

@@ -48,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
     # unless the import goes through its own lock.
     with suppress(ImportError):
         load_app(f"{config.client_app}:__name__", ConfigurationError, Path(__file__).parents[2])
-    load_clients(config.client_app).check(config)
+    load_clients(config.client_app, attacked=config.attackers > 0).check(config)
     if config.setting == "incremental":
         from owner.federated.incremental import Incremental  # noqa: PLC0415 - which builds on this module
 
@@ -104,6 +104,7 @@ class Server:
 
     def run(self, grid: Grid) -> FederationResult:
         started = time.perf_counter()
+        attacking = self.config.attacking
         initial: Weights = weights_of(self.model)
         accuracies: dict[int, float] = {}
         result = self.strategy.start(
@@ -126,7 +127,8 @@ class Server:
         )
         return FederationResult(
             config=self.config.to_flat(),
-            attackers=tuple(sorted(self.config.attacking)),
+            attackers=tuple(sorted(attacking)),
+            attackers_weight=self.config.weight_of(attacking),
             initial_accuracy=accuracies[0],
             rounds=rounds,
             weights=to_weights(result.arrays),

@@ -78,6 +78,23 @@ def test_with_more_attackers_than_krum_can_be_told_of_it_still_judges() -> None:
     assert len(result.rounds[0].record.with_outcome("kept")) == 1
 
 
+def test_where_fewer_can_attack_than_are_wanted_the_record_says_both_and_what_they_weigh() -> None:
+    flip = "flip:source=7,target=5,fraction=1"
+    config = configured(clients=10, partition="pathological:classes=2", attackers=4, attack=flip, rounds=1)
+    found = run_federation(config).to_json()
+    assert (found["attackers_wanted"], len(found["attackers"])) == (4, 2)
+    held = sum(len(config.examples_of(client)) for client in found["attackers"])
+    assert found["attackers_weight"] == pytest.approx(held / len(config.shares().unclaimed))
+    assert found["detection"]["missed"] == 2
+    assert {client["outcome"] for client in found["rounds"][0]["clients"]} == {"kept"}
+
+
+def test_clients_of_ones_own_that_attack_must_say_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "crashing_clients", _Crashing().module)
+    with pytest.raises(ConfigurationError, match=r"has no attacking\(task\)"):
+        run_federation(configured(client_app="crashing_clients", attackers=1, attack="sign-flip"))
+
+
 class _Crashing:
     """A client app module whose client number 1 raises, and whose others answer honestly."""
 

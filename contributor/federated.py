@@ -11,9 +11,10 @@ import functools
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import nn
 
 from common.datasets import find
-from common.devices import choose_compute
+from common.devices import Compute, choose_compute
 from common.errors import ConfigurationError, DataError
 from common.evaluation import evaluate
 from common.examples import Examples
@@ -117,7 +118,9 @@ def measure(message: Message, context: Context, task: FederatedTask) -> Message:
     """Accuracy of the global model on held-out data, and the success there of the task's attack.
 
     It is the same number whichever client is asked, for in a simulation each of them has all the data. A server that
-    measures accuracy itself asks for none, with `accuracy = false` among what it sends.
+    measures accuracy itself asks for none, with `accuracy = false` among what it sends; `success = false` likewise. With
+    `effect = true` it is told by what the attack's goal is judged, too (`common.effectiveness`): the goal, the recall of a flip's
+    source class, and what a backdoor's success is without its trigger.
     """
     held_out = task.shares().evaluation
     model = build(task.spec())
@@ -126,16 +129,34 @@ def measure(message: Message, context: Context, task: FederatedTask) -> Message:
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "num-examples": len(held_out),
     }
-    if _told(message).get("accuracy", True):
+    told = _told(message)
+    if told.get("accuracy", True):
         metrics["accuracy"] = float(evaluate(model, held_out, compute=compute).accuracy)
     attack = _attack(task)
-    success = None
+    more: dict[str, ConfigRecord] = {}
     if attack is not None:
         draws = torch.Generator().manual_seed(derived_seed(task.seed, f"attack success {_round(message)}"))
-        success = attack.success(model, held_out, compute, draws)
-    if success is not None:
-        metrics["attack-success"] = float(success)
-    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+        success = attack.success(model, held_out, compute, draws) if told.get("success", True) else None
+        if success is not None:
+            metrics["attack-success"] = float(success)
+        if told.get("effect", False):
+            metrics |= _effect(attack, model, held_out, compute, draws)
+            more["portier"] = ConfigRecord({"goal": attack.goal})
+    return Message(RecordDict({"metrics": MetricRecord(metrics), **more}), reply_to=message)
+
+
+def _effect(
+    attack: Attack, model: nn.Module, held_out: Examples, compute: Compute, draws: torch.Generator
+) -> dict[str, float]:
+    found = {}
+    victim = attack.victim_class(held_out.class_names)
+    if victim is not None and (of_victim := held_out.take(held_out.labels == victim)):
+        found["victim-recall"] = float(evaluate(model, of_victim, compute=compute).accuracy)
+    if attack.goal == "backdoor":
+        unmarked = attack.success(model, held_out, compute, draws, marked=False)
+        if unmarked is not None:
+            found["attack-success-unmarked"] = float(unmarked)
+    return found
 
 
 def _attack(task: FederatedTask) -> Attack | None:

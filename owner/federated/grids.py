@@ -16,6 +16,8 @@
 An attack may hold `{replace}`, the factor by which an update must be scaled so that the merged model becomes the attackers' own:
 clients / attackers where a round's replies are averaged (Li et al. 2020, the authors' code), 1 / the merge weight where a submission comes
 alone. A cell's values hold what it came to.
+
+Of a share of 0 there is one scene, whatever attacks are listed: the first of them has its success measured, and nobody carries it out.
 """
 
 from __future__ import annotations
@@ -101,8 +103,15 @@ def cells(shared: Mapping[str, Any], dimensions: Mapping[str, Any]) -> list[Cell
             f"grid: cells that differ in {PRECISION} alone are the same cell",
             hint="run the grid once for each precision, with a --work of its own",
         )
-    combinations = itertools.product(*dimensions.values())
-    return [_cell({**shared, **dict(zip(dimensions, chosen, strict=True))}) for chosen in combinations]
+    combinations = (
+        {**shared, **dict(zip(dimensions, chosen, strict=True))} for chosen in itertools.product(*dimensions.values())
+    )
+    return [_cell(values) for values in combinations if not _said_before(values, dimensions)]
+
+
+def _said_before(values: Mapping[str, Any], dimensions: Mapping[str, Any]) -> bool:
+    """Whether nobody attacks, in the name of another attack than the first."""
+    return values.get(SHARE) == 0 and values.get(ATTACK) != dimensions.get(ATTACK, [values.get(ATTACK)])[0]
 
 
 def _cell(values: dict[str, Any]) -> Cell:

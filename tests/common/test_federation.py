@@ -71,9 +71,7 @@ def attackers(task: FederatedTask) -> frozenset[int]:
 
 
 def test_the_attackers_are_fixed_by_the_seed() -> None:
-    chosen = [
-        attackers(FederatedTask(clients=50, attackers=15, attack="sign-flip", seed=seed)) for seed in (0, 0, 1)
-    ]
+    chosen = [attackers(FederatedTask(clients=50, attackers=15, attack="sign-flip", seed=seed)) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(chosen[0]) == 15
 

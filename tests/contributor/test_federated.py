@@ -104,6 +104,30 @@ def test_an_attack_without_a_target_has_no_success_to_report() -> None:
     assert set(metrics) == {"num-examples", "accuracy"}
 
 
+@pytest.mark.parametrize(
+    ("attack", "goal", "measured"),
+    [
+        ("sign-flip", "ruin", set()),
+        ("flip:source=7,target=5", "flip", {"victim-recall"}),
+        ("badnets:target=6", "backdoor", {"attack-success-unmarked"}),
+    ],
+)
+def test_a_server_that_asks_is_told_by_what_the_attacks_goal_is_judged(
+    attack: str, goal: str, measured: set[str]
+) -> None:
+    task = FederatedTask.from_flat({**TASK.to_flat(), "attack": attack})
+    message = instruction("evaluate")
+    message.content.config_records["config"].update({"accuracy": False, "success": False, "effect": True})
+    content = client_app(task)(message, context(0)).content
+    assert content.config_records["portier"]["goal"] == goal
+    assert set(content.metric_records["metrics"]) == {"num-examples", *measured}
+    if goal == "flip":
+        model = build(TASK.spec(), seed=1)
+        sevens = TASK.shares().evaluation.take(TASK.shares().evaluation.labels == 7)
+        found = (model(sevens.images.float() / 255).argmax(1) == 7).float().mean()
+        assert content.metric_records["metrics"]["victim-recall"] == pytest.approx(float(found))
+
+
 @pytest.mark.parametrize("partition", [4, -1, "0", None])
 def test_a_partition_that_there_is_not_is_refused(partition: object) -> None:
     with pytest.raises(ConfigurationError, match="the federation has clients 0 to 3"):

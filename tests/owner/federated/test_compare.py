@@ -77,6 +77,30 @@ def test_a_placeholder_that_does_not_exist_is_named() -> None:
     assert "did you mean replace?" in caught.value.hint
 
 
+def test_where_nobody_attacks_the_first_attack_stands_for_all() -> None:
+    attacks = ["flip:source=7,target=5", "model-replacement:factor={replace}", "sign-flip"]
+    grid = cells(SHARED, {"strategy": ["fedavg", "krum"], "attacker-share": [0, 0.25], "attack": attacks, "seed": [0]})
+    quiet = [cell.config for cell in grid if cell.config and not cell.config.attackers]
+    assert [(config.strategy, config.attack) for config in quiet] == [("fedavg", attacks[0]), ("krum", attacks[0])]
+    assert len(grid) == 2 + 2 * 3
+
+
+def test_of_honest_clients_alone_it_is_recorded_how_many_were_dropped_and_what_the_attack_comes_to(
+    tmp_path: Path,
+) -> None:
+    shared = {**SHARED, "release-epochs": 2, "attack": "flip:source=7,target=5", "attacker-share": 0}
+    grid = cells(shared, {"setting": ["federated", "incremental"], "strategy": ["fedavg", "krum"], "seed": [0]})
+    undefended, krum, alone, _ = run_grid(grid, tmp_path, progress=False)
+    assert krum["result"]["detection"]["honest_dropped"] == 0.75
+    assert (krum["result"]["detection"]["f1"], krum["result"]["detection"]["recall"]) == (None, None)
+    assert undefended["result"]["detection"]["honest_dropped"] is None
+    before = {record["result"]["initial_attack_success"] for record in (undefended, krum, alone)}
+    assert len(before) == 1
+    assert 0 <= before.pop() <= 1
+    assert {record["result"]["attack_effective"] for record in (undefended, krum, alone)} == {None}
+    assert summarise([krum])[0]["honest_dropped"] == 0.75
+
+
 def test_a_cell_keeps_its_name_when_the_grid_grows() -> None:
     small = cells(SHARED, {"strategy": ["fedavg"], "seed": [0]})
     large = cells(SHARED, {"strategy": ["krum", "fedavg"], "seed": [1, 0]})

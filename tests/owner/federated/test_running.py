@@ -59,6 +59,21 @@ def test_the_success_of_a_backdoor_is_measured_every_round() -> None:
 
 
 @pytest.mark.parametrize(
+    ("attack", "attackers", "effective"),
+    [
+        ("flip:source=7,target=5,fraction=1", 5, True),
+        ("flip:source=7,target=5,fraction=0.1", 1, False),
+        ("badnets:trigger=pattern,target=3,fraction=1", 5, True),
+        ("sign-flip", 5, True),
+        ("add-noise:deviation=0.001", 5, False),
+    ],
+)
+def test_whether_the_attack_took_is_told_by_its_own_goal(attack: str, attackers: int, effective: bool) -> None:
+    config = configured(attackers=attackers, attack=attack, local_epochs=5, rounds=4, release_epochs=8, owner_train=0.3)
+    assert run_federation(config).attack_effective is effective
+
+
+@pytest.mark.parametrize(
     ("strategy", "few", "many"), [("krum", 3, 3), ("multikrum", 3, 3), ("bulyan", 1, 1), ("fedtrimmedavg", 3, 4)]
 )
 def test_whoever_is_told_f_is_told_the_number_of_attackers_or_the_most_of_its_theory(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.config_values import read_value
 from common.datasets import load, part_of_original
+from common.datasets.synthetic import NAME as SYNTHETIC
 from common.errors import ConfigurationError, UnknownNameError
 from common.examples import Examples
 from common.model_spec import ModelSpec
@@ -201,7 +202,7 @@ def _shares(
     data: str, data_dir: str, counts: tuple[int, int], train: float, references: float, seed: int
 ) -> tuple[OwnerShares, str | None]:
     # Kept: one process plays many clients, and the data are the same for all of them.
-    found = load(data, data_dir=Path(data_dir) if data_dir else None, seed=seed)
+    found = load(_of_seed(data, seed), data_dir=Path(data_dir) if data_dir else None, seed=seed)
     part = part_of_original(found)
     examples, test_examples = counts
     if 0 < examples < len(found.train):
@@ -214,6 +215,17 @@ def _shares(
         found, seed=seed, train=train, references=references, trigger_fit=0.3, trigger_calibration=0.3
     )
     return divided, part
+
+
+def _of_seed(data: str, seed: int) -> str:
+    """
+    >>> _of_seed("synthetic:alpha=1,beta=1", 7), _of_seed("synthetic:seed=3", 7), _of_seed("digits", 7)
+    ('synthetic:alpha=1,beta=1,seed=7', 'synthetic:seed=3', 'digits')
+    """
+    name, colon, options = data.partition(":")
+    if name.lower() != SYNTHETIC or "seed" in split_spec(data, "data set")[1]:
+        return data
+    return f"{name}:{options + ',' if colon else ''}seed={seed}"
 
 
 # Kept for a few partitions: who attacks, what they weigh and each client's share are asked for in every round.

@@ -100,6 +100,17 @@ def test_no_two_clients_or_rounds_share_their_randomness() -> None:
     assert len(seeds) == 25
 
 
+def test_a_generated_data_set_is_of_the_federations_seed_unless_it_names_one() -> None:
+    def sizes(data: str, seed: int) -> tuple[int, ...]:
+        return FederatedTask(data=data, clients=30, partition="natural", seed=seed).sizes()
+
+    drawn = [sizes("synthetic:alpha=1,beta=1", seed) for seed in (0, 0, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
+    fixed = [sum(sizes("synthetic:alpha=1,beta=1,seed=5", seed)) for seed in (0, 1)]
+    assert abs(fixed[0] - fixed[1]) < 30  # of each class a part is held out, rounded
+
+
 def test_fewer_examples_can_be_asked_for() -> None:
     few, every = FederatedTask(examples=300).shares(), FederatedTask().shares()
     assert len(few.unclaimed) < len(every.unclaimed)

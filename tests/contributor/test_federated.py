@@ -63,10 +63,12 @@ def test_it_returns_what_the_grpc_contributor_would(attacks: bool) -> None:
     )
 
 
-def test_it_tells_its_partition_and_how_much_it_trained_on() -> None:
-    reply = client_app(TASK)(instruction("train"), context(3))
+@pytest.mark.parametrize("attack", ["sign-flip", "badnets:target=6,fraction=0.5"])
+def test_it_tells_its_partition_and_how_much_it_holds_whatever_it_adds_to_that(attack: str) -> None:
+    task = FederatedTask.from_flat({**TASK.to_flat(), "attack": attack, "attackers": 4})
+    reply = client_app(task)(instruction("train"), context(3))
     assert reply.content.config_records["portier"]["partition-id"] == 3
-    assert reply.content.metric_records["metrics"]["num-examples"] == len(TASK.examples_of(3))
+    assert reply.content.metric_records["metrics"]["num-examples"] == len(task.examples_of(3))
 
 
 def test_attackers_are_drawn_among_those_who_can_attack_and_few_are_among_many() -> None:

@@ -76,6 +76,21 @@ def test_the_plan_tells_times_by_cells_like_those_that_are_left(
     assert first["seconds"] > 0
 
 
+def test_one_cell_that_took_long_is_not_the_estimate_of_all_others(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "runs"
+    shutil.copytree(finished, work)
+    for path in work.glob("*.json"):
+        record = json.loads(path.read_bytes())
+        if record["status"] == "done":
+            first = record["values"]["seed"] == 0 and record["values"]["attack"] == "sign-flip"
+            path.write_text(json.dumps(record | {"wall_seconds": 3600.0 if first else 1.0}))
+    assert run(["compare", str(config), "--plan", "--json", "--seeds", "0,1,9", "--work", str(work)]) == 0
+    blocks = json.loads(capsys.readouterr().out)["blocks"]
+    assert [(block["to_do"], block["seconds"]) for block in blocks] == [(6, 6.0), (4, 4.0)]
+
+
 def test_what_is_done_is_not_done_again(
     config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

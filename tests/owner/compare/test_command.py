@@ -129,6 +129,20 @@ def test_cells_of_other_code_are_run_again_and_can_be_kept(
     assert "were made by other code" not in capsys.readouterr().err
 
 
+def test_published_records_of_cells_that_are_asked_for_no_more_are_left_out_and_counted(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(["compare", str(config), "--stage", "report", "--work", str(finished), "--out", str(out)]) == 0
+    config.write_text(config.read_text().replace("rounds = 2", "rounds = 3"))
+    capsys.readouterr()
+    arguments = ["compare", str(config), "--plan", "--work", str(tmp_path / "runs")]
+    assert run([*arguments, "--merge", str(out / "federated.json")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "0 records taken over" in said
+    assert "24 records there are of cells that this comparison does not have" in said
+
+
 def test_no_time_at_all_runs_nothing_and_says_how_to_go_on(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 
 from common.errors import ConfigurationError, UnknownNameError
 from common.federation import FederatedTask
+from common.partitions import Natural
 from common.specs import from_options, in_range, split_spec
 from owner.federated.clean import CleanOptions
 from owner.federated.cvae import FedCVAEOptions
@@ -163,11 +164,12 @@ class FederationConfig(FederatedTask):
 
     @property
     def owner_key(self) -> FederationConfig:
-        """What the owner's side follows from, beside what clients send: all but who attacks and how, and how clients' data differ."""
+        """What the owner's side follows from, beside what clients send: all but who attacks and how, and how clients' data differ, of which it
+        knows what they say of their sizes where data come divided by nature."""
         told = {
             "attackers": 0,
             "attack": "",
-            "partition": "iid",
+            "partition": self.partition if isinstance(self.share_of(0), Natural) else "iid",
             "assumed_malicious": -1,
             "timeout": 1.0,
             "ray_address": "",

@@ -127,6 +127,15 @@ def test_the_page_says_who_is_told_what_and_what_the_gate_goes_without(
     assert "without the gatekeeper's check of utility" in told
 
 
+def test_the_page_says_what_is_known_of_sizes_where_data_come_divided_by_nature(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    known = "the smallest and the largest number of examples that a client declares are known, too"
+    assert known not in page(comparison, records)
+    natural = {n: {**one, "values": {**one["values"], "partition": "natural"}} for n, one in records.items()}
+    assert known in page(comparison, natural)
+
+
 QUIET = """
 [federation]
 model = "logistic"

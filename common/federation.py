@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.config_values import read_value
 from common.datasets import load, part_of_original
+from common.datasets.synthetic import NAME as SYNTHETIC
 from common.errors import ConfigurationError, UnknownNameError
 from common.examples import Examples
 from common.model_spec import ModelSpec
@@ -35,7 +36,7 @@ class FederatedTask:
     model: an architecture by name, or `package.module:factory`.
     clients: how many hold a share. partition: how the shares differ, without index and count: `iid`, `dirichlet:alpha=0.5`,
         `natural`.
-    attackers: how many of them attack, chosen by `seed`. attack: what they do, as `flip:source=7,target=6`.
+    attackers: how many of them attack, chosen by `seed` among those who can. attack: what they do, as `flip:source=7,target=6`.
     local_epochs, learning_rate, batch_size, optimiser, momentum, weight_decay: of the training in a round.
     owner_train, owner_references: fractions of the training set that the owner keeps, to train the release and as public data.
     seed: of shares, attackers, initial weights and training.
@@ -98,15 +99,27 @@ class FederatedTask:
             f"{name}:" + ",".join([*given, f"index={client}", f"count={self.clients}", f"seed={self.seed}"])
         )
 
-    @property
-    def attacking(self) -> frozenset[int]:
-        """Which clients attack, by number.
+    def attackers_among(self, can: Callable[[Examples], bool]) -> frozenset[int]:
+        """Which clients attack, by number: in an order drawn by `seed` the first `attackers` of those with whose share it `can` be done; all
+        of them where they are fewer. Who is among a few attackers is among more, too.
 
-        >>> len(FederatedTask(clients=5, attackers=2, attack="sign-flip").attacking)
+        >>> len(FederatedTask(clients=5, attackers=2, attack="sign-flip").attackers_among(lambda share: True))
         2
+
+        Raises DataError, UnknownNameError.
         """
-        order = torch.randperm(self.clients, generator=generator(self.seed, "who attacks"))
-        return frozenset(order[: self.attackers].tolist())
+        chosen: list[int] = []
+        for client in torch.randperm(self.clients, generator=generator(self.seed, "who attacks")).tolist():
+            if len(chosen) == self.attackers:
+                break
+            if can(self.examples_of(client)):
+                chosen.append(client)
+        return frozenset(chosen)
+
+    def weight_of(self, clients: Iterable[int]) -> float:
+        """How much of all clients' examples these hold, from 0 to 1: what they weigh in a mean by examples. Raises DataError, UnknownNameError."""
+        sizes = self.sizes()
+        return sum(sizes[client] for client in clients) / sum(sizes)
 
     def training(self, client: int, number: int) -> TrainingOptions:
         """What client number `client` does in round `number` (from 1)."""
@@ -143,7 +156,16 @@ class FederatedTask:
         return _shares(self.data, self.data_dir, counts, self.owner_train, self.owner_references, self.seed)
 
     def examples_of(self, client: int) -> Examples:
-        return self.share_of(client).apply(self.shares().unclaimed)
+        return self.shares().unclaimed.take(self._division[client])
+
+    def sizes(self) -> tuple[int, ...]:
+        """How many examples each client has. Raises DataError, UnknownNameError."""
+        return tuple(map(len, self._division))
+
+    @property
+    def _division(self) -> tuple[Tensor, ...]:
+        """Of each client, which of the unclaimed examples are its own: (n,) int64."""
+        return _divided(dataclasses.replace(self.task(), attackers=0, attack=""))
 
     def spec(self) -> ModelSpec:
         """Reads the data for its shape and classes."""
@@ -180,7 +202,7 @@ def _shares(
     data: str, data_dir: str, counts: tuple[int, int], train: float, references: float, seed: int
 ) -> tuple[OwnerShares, str | None]:
     # Kept: one process plays many clients, and the data are the same for all of them.
-    found = load(data, data_dir=Path(data_dir) if data_dir else None, seed=seed)
+    found = load(_of_seed(data, seed), data_dir=Path(data_dir) if data_dir else None, seed=seed)
     part = part_of_original(found)
     examples, test_examples = counts
     if 0 < examples < len(found.train):
@@ -193,6 +215,24 @@ def _shares(
         found, seed=seed, train=train, references=references, trigger_fit=0.3, trigger_calibration=0.3
     )
     return divided, part
+
+
+def _of_seed(data: str, seed: int) -> str:
+    """
+    >>> _of_seed("synthetic:alpha=1,beta=1", 7), _of_seed("synthetic:seed=3", 7), _of_seed("digits", 7)
+    ('synthetic:alpha=1,beta=1,seed=7', 'synthetic:seed=3', 'digits')
+    """
+    name, colon, options = data.partition(":")
+    if name.lower() != SYNTHETIC or "seed" in split_spec(data, "data set")[1]:
+        return data
+    return f"{name}:{options + ',' if colon else ''}seed={seed}"
+
+
+# Kept for a few partitions: who attacks, what they weigh and each client's share are asked for in every round.
+@functools.lru_cache(maxsize=4)
+def _divided(task: FederatedTask) -> tuple[Tensor, ...]:
+    unclaimed = task.shares().unclaimed
+    return tuple(task.share_of(0).divide(unclaimed.labels, unclaimed.clients))
 
 
 def _some(count: int, wanted: int, seed: int, stream: str) -> Tensor:

@@ -6,14 +6,18 @@ client holds is its `partition-id`, which Flower's simulation hands out and a Su
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import nn
 
 from common.datasets import find
-from common.devices import choose_compute
-from common.errors import ConfigurationError
+from common.devices import Compute, choose_compute
+from common.errors import ConfigurationError, DataError
 from common.evaluation import evaluate
+from common.examples import Examples
 from common.federation import FederatedTask
 from common.models import build
 from common.randomness import derived_seed, generator
@@ -36,6 +40,26 @@ def check(task: FederatedTask) -> None:
         if attack.goal == "backdoor":
             few = task.shares().evaluation
             attack.prepare(few, generator(task.seed, "check"))
+
+
+@functools.lru_cache(maxsize=16)
+def attacking(task: FederatedTask) -> frozenset[int]:
+    """Which clients attack, by number: of the seed's order the first ones with whose share the attack can be carried out (a flip takes
+    images of its source class), `task.attackers` of them or, where there are fewer, all these.
+
+    Raises as `check` does.
+    """
+    attack = _attack(task) if task.attackers else None
+    if attack is None:
+        return frozenset()
+
+    def can(share: Examples) -> bool:
+        try:
+            return len(share) > 0 and len(attack.prepare(share, generator(task.seed, "who can attack"))) > 0
+        except DataError:
+            return False
+
+    return task.attackers_among(can)
 
 
 def client_app(task: FederatedTask) -> ClientApp:
@@ -69,17 +93,19 @@ def train(message: Message, context: Context, task: FederatedTask) -> Message:
     Raises DataError where the share holds nothing to train on or to attack, ModelError where training diverges.
     """
     partition, number = _partition(context, task), _round(message)
-    attack = _attack(task) if partition in task.attacking else None
+    attack = _attack(task) if partition in attacking(task) else None
+    examples = task.examples_of(partition)
     done = finetune(
         _weights(message),
         task.spec(),
-        task.examples_of(partition),
+        examples,
         task.training(partition, number),
         attack=attack,
         compute=choose_compute(task.device, task.precision),
         progress=False,
     )
-    metrics = MetricRecord({"num-examples": done.samples, "train-loss": done.report["loss_per_epoch"][-1]})
+    # What it holds, and not what it makes of that: stamped copies would weigh a liar more than he can show.
+    metrics = MetricRecord({"num-examples": len(examples), "train-loss": done.report["loss_per_epoch"][-1]})
     content = RecordDict(
         {
             "arrays": ArrayRecord(done.weights),
@@ -94,7 +120,9 @@ def measure(message: Message, context: Context, task: FederatedTask) -> Message:
     """Accuracy of the global model on held-out data, and the success there of the task's attack.
 
     It is the same number whichever client is asked, for in a simulation each of them has all the data. A server that
-    measures accuracy itself asks for none, with `accuracy = false` among what it sends.
+    measures accuracy itself asks for none, with `accuracy = false` among what it sends; `success = false` likewise. With
+    `effect = true` it is told by what the attack's goal is judged, too (`common.effectiveness`): the goal, the recall of a flip's
+    source class, and what a backdoor's success is without its trigger.
     """
     held_out = task.shares().evaluation
     model = build(task.spec())
@@ -103,16 +131,34 @@ def measure(message: Message, context: Context, task: FederatedTask) -> Message:
     metrics: dict[str, int | float | list[int] | list[float]] = {
         "num-examples": len(held_out),
     }
-    if _told(message).get("accuracy", True):
+    told = _told(message)
+    if told.get("accuracy", True):
         metrics["accuracy"] = float(evaluate(model, held_out, compute=compute).accuracy)
     attack = _attack(task)
-    success = None
+    more: dict[str, ConfigRecord] = {}
     if attack is not None:
         draws = torch.Generator().manual_seed(derived_seed(task.seed, f"attack success {_round(message)}"))
-        success = attack.success(model, held_out, compute, draws)
-    if success is not None:
-        metrics["attack-success"] = float(success)
-    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+        success = attack.success(model, held_out, compute, draws) if told.get("success", True) else None
+        if success is not None:
+            metrics["attack-success"] = float(success)
+        if told.get("effect", False):
+            metrics |= _effect(attack, model, held_out, compute, draws)
+            more["portier"] = ConfigRecord({"goal": attack.goal})
+    return Message(RecordDict({"metrics": MetricRecord(metrics), **more}), reply_to=message)
+
+
+def _effect(
+    attack: Attack, model: nn.Module, held_out: Examples, compute: Compute, draws: torch.Generator
+) -> dict[str, float]:
+    found = {}
+    victim = attack.victim_class(held_out.class_names)
+    if victim is not None and (of_victim := held_out.take(held_out.labels == victim)):
+        found["victim-recall"] = float(evaluate(model, of_victim, compute=compute).accuracy)
+    if attack.goal == "backdoor":
+        unmarked = attack.success(model, held_out, compute, draws, marked=False)
+        if unmarked is not None:
+            found["attack-success-unmarked"] = float(unmarked)
+    return found
 
 
 def _attack(task: FederatedTask) -> Attack | None:

@@ -115,10 +115,16 @@ def compare(
 
         check_cells(comparison.cells)
     for numbers in merge or ():
-        from owner.compare.report import take_over  # noqa: PLC0415
+        from owner.compare.report import strangers, take_over  # noqa: PLC0415
 
         taken = take_over(comparison, numbers, work, keep_older=keep_older)
         errors.print(f"{taken} records taken over from {numbers}", soft_wrap=True)
+        if others := strangers(comparison, numbers):
+            errors.print(
+                f"{others} records there are of cells that this comparison does not have, of an older configuration perhaps: left out",
+                style="yellow",
+                soft_wrap=True,
+            )
     if not keep_older:
         _tell_older(comparison, work)
     if plan:

@@ -62,6 +62,8 @@ def _population(found: Sequence[Record]) -> list[str]:
         "How many they are, how many examples they have together, and how they train. From one population of that alone come the gate's "
         "references, those of p-values, and the honest updates that VAE and CVAE learn from ([compare.md](../compare.md))."
     )
+    if any(str(record["values"].get("partition", "")).startswith("natural") for record in found):
+        announced += " Where data come divided by nature, the smallest and the largest number of examples that a client declares are known, too."
     more = (
         f"In {older} of {len(found)} cells, of {BEFORE}, references had the sizes and class mixes of the clients' true shares, and in "
         "rounds VAE and CVAE learnt from random halves of the public data."

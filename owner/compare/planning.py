@@ -18,7 +18,8 @@ LIKE: tuple[tuple[str, ...], ...] = (
     ("model",),
     (),
 )
-"""A cell takes about as long as the mean of those that are like it in these; the first that any has run of."""
+"""A cell takes about as long as the median of those that are like it in these; the first that any has run of. Not the mean: the first of a process makes what the others
+share, and one that a machine was asleep in would be the rest's estimate."""
 
 
 def plan_of(comparison: Comparison, directory: Path, *, keep_older: bool = False) -> list[dict[str, Any]]:
@@ -55,7 +56,7 @@ def plan_of(comparison: Comparison, directory: Path, *, keep_older: bool = False
 def _expected(cell: Cell, times: Mapping[tuple[Any, ...], list[float]]) -> float | None:
     for keys in LIKE:
         if found := times.get(_key(cell.values, keys)):
-            return statistics.fmean(found)
+            return statistics.median(found)
     return None
 
 

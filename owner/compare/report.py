@@ -9,12 +9,12 @@ from typing import Any
 
 from common.errors import StorageError
 from common.files import ensure_directory, read_bounded, write_atomically
+from owner.compare.attackers import about_attackers, about_told
 from owner.compare.configuration import Block, Comparison
 from owner.compare.origins import differences, notes
 from owner.compare.poisoned import OnData, about_poisoned, read_poisoned
-from owner.compare.scenes import DEFAULTS, Group, Record, Scenes, scenes_of
+from owner.compare.scenes import DEFAULTS, NO_DEFENCE, Group, Record, Scenes, attacked, scenes_of
 from owner.compare.tables import (
-    NO_DEFENCE,
     lines_of_table_4,
     marks,
     reasons,
@@ -62,11 +62,7 @@ def take_over(comparison: Comparison, numbers: Path, directory: Path, *, keep_ol
 
     keep_older: see `read_record`. Raises StorageError for what is no such file, and for a record of other values than its cell's.
     """
-    try:
-        published = json.loads(read_bounded(numbers, _LIMIT))
-        records = {record["cell"]: record for record in published["records"]}
-    except (ValueError, TypeError, KeyError) as error:
-        raise StorageError(f"{numbers} holds no published records: {error!r}", hint="name a federated.json") from error
+    records = _published(numbers)
     ensure_directory(directory)
     taken = 0
     for cell in {cell.name: cell for cell in comparison.cells}.values():
@@ -84,6 +80,20 @@ def take_over(comparison: Comparison, numbers: Path, directory: Path, *, keep_ol
             write_record(directory, cell, {**kept, TAKEN_OVER: True})
             taken += 1
     return taken
+
+
+def strangers(comparison: Comparison, numbers: Path) -> int:
+    """How many records of a published `federated.json` are of cells that the comparison does not have: it asks for other values than it did
+    when they were made, or is another one. Raises StorageError for what is no such file."""
+    mine = {cell.name for cell in comparison.cells}
+    return sum(cell not in mine for cell in _published(numbers))
+
+
+def _published(numbers: Path) -> dict[str, Any]:
+    try:
+        return {record["cell"]: record for record in json.loads(read_bounded(numbers, _LIMIT))["records"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise StorageError(f"{numbers} holds no published records: {error!r}", hint="name a federated.json") from error
 
 
 def write_report(
@@ -178,6 +188,7 @@ def markdown(
         lines += [*_table_4(comparison, records, poisoned)]
     for block in comparison.blocks:
         lines += _block(block, records, figures.get(block.name, ()))
+    lines += about_told(comparison)
     lines += notes(records)
     return "\n".join(lines) + "\n"
 
@@ -192,9 +203,11 @@ def _table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Se
         "",
         *table_methods(),
         "",
-        "Each line is the mean over those of the row's scenes (attacks, shares of attackers, partitions; in the block below) in which every "
-        "strategy of the line that serves the model has run, and over the seeds that all of them have there. F1 is of dropping "
-        "attackers, accuracy and attack success (ASR) are of the model that comes of it; n/a: the strategy cannot serve that model.",
+        "Each line is the mean over those of the row's scenes with attackers (attacks, their shares, partitions; in the block below) in which "
+        "every strategy of the line that serves the model has run, and over the seeds that all of them have there. F1 is of dropping "
+        "attackers, over all these scenes and over those alone whose attack takes where nobody defends; accuracy and attack success (ASR) are "
+        "of the model that comes of it, *targeted* over the scenes whose attack has a target (flips and backdoors), *untargeted* over the "
+        "others (sign-flip, noise, same value), which have no ASR; n/a: the strategy cannot serve that model.",
         "",
         *table_4(comparison, records, poisoned),
         "",
@@ -230,6 +243,7 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
         for variant in scenes.variants
     }
     lines += _spaced(differences(of_variants))
+    lines += about_attackers(block, records)
     if incremental:
         lines += [
             "† with the one adaptation it needs: a submission comes alone, so the owner puts K honest references of its own beside it, "
@@ -254,11 +268,16 @@ def _block(block: Block, records: Mapping[str, Record], figures: Sequence[str]) 
 
 
 def _about_dropping(scenes: Scenes) -> str:
-    common = len(scenes.common(scenes.scenes, scenes.variants))
+    hostile = [scene for scene in scenes.scenes if attacked(scene)]
+    common, took = len(scenes.common(hostile, scenes.variants)), sum(bool(scenes.took(scene)) for scene in hostile)
     return (
         "In brackets: in how many of the line's cells a measure of dropping is defined, where not in all, and the mean is over those (no "
         "precision where nobody was dropped; recall and F1 are 0 there). *F1 in common scenes*: over the scenes, and their seeds, that "
-        f"every line with figures has, {common} here."
+        f"every line with figures has, {common} here. *F1 where the attack took*: over the scenes, and their seeds, in which the attack "
+        f"reaches its goal where nobody defends (`fedavg`; of a backdoor half of what is left to be won, of a flip 20 points of recall, else "
+        f"20 points of accuracy), {took} here. *Honest dropped*: the share of honest replies. *Targeted*: scenes whose attack has a target, "
+        "and so a success; *untargeted*: the others. *Nobody attacks*: the same clients, all of them honest; all else is of scenes with "
+        "attackers."
     )
 
 

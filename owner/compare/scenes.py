@@ -16,6 +16,8 @@ Record = Mapping[str, Any]
 SCENE = ("setting", "data", "model", "clients", "partition", SHARE, "attackers", "attack")
 """What a scene is told by. All else that differs within a block tells a defence: strategy, its options, f."""
 
+NO_DEFENCE = "fedavg"
+
 DEFAULTS = {
     "setting": "federated",
     "data": "digits",
@@ -76,6 +78,17 @@ class Scenes:
         """What differs between the scenes, in words."""
         return _title(scene, self.scenes, (*without, "clients", "attackers")) or "all"
 
+    def targeted(self, scene: str) -> bool:
+        """Whether its attack has a target, and so a success beside accuracy; of scenes that nothing was run of nobody asks."""
+        records = (one for variant in self.variants for one in self.group(scene, variant).done)
+        return any(measured(one, "attack_success") is not None for one in records)
+
+    def took(self, scene: str) -> frozenset[int]:
+        """The seeds with which its attack is known to reach its goal where nobody defends."""
+        undefended = self.with_strategy(NO_DEFENCE)[:1]
+        found = (one for variant in undefended for one in self.group(scene, variant).done)
+        return frozenset(seed_of(one) for one in found if one["result"].get("attack_effective"))
+
     def group(self, scene: str, variant: str) -> Group:
         return self.groups.get((scene, variant), Group((), 0))
 
@@ -100,6 +113,16 @@ class Scenes:
         return " ".join([values["strategy"], *rest])
 
 
+def attacked(scene: str) -> bool:
+    """Whether anybody is to attack in it.
+
+    >>> [attacked(json.dumps(one)) for one in ({"attacker-share": 0.3}, {"attacker-share": 0}, {"attackers": 2}, {})]
+    [True, False, True, False]
+    """
+    values = json.loads(scene)
+    return bool(values.get(SHARE, values.get("attackers", 0)))
+
+
 def scenes_of(block: Block, records: Mapping[str, Record]) -> Scenes:
     """records: by name of their cell."""
     varying = _varying([cell.values for cell in block.cells])
@@ -119,7 +142,7 @@ def scenes_of(block: Block, records: Mapping[str, Record]) -> Scenes:
 
 
 def measured(record: Record, measure: str) -> float | None:
-    """precision, recall, f1, auroc of dropping; own_rule_f1 ... of what the detector's own rule would drop; accuracy,
+    """precision, recall, f1, auroc, honest_dropped of dropping; own_rule_f1 ... of what the detector's own rule would drop; accuracy,
     attack_success, own_attack_success, seconds_per_round and guard_seconds_per_round as the result sums them up; fitting_seconds."""
     result = record["result"]
     if measure.startswith("own_rule_"):
@@ -180,4 +203,12 @@ def _title(scene: str, among: Sequence[str], without: Iterable[str]) -> str:
         if key in varying:
             shown = f"{100 * value:g} % attackers" if key == SHARE else str(value)
             parts.append(shown or words.get(key, key))
+    if not attacked(scene) and any(map(attacked, among)):
+        # The attack is named for what its success would be.
+        return ", ".join([*(part for part in parts if part not in _of_attack(scene)), "nobody attacks"])
     return ", ".join(parts)
+
+
+def _of_attack(scene: str) -> tuple[str, str]:
+    values = json.loads(scene)
+    return str(values.get("attack", "")), f"{100 * values.get(SHARE, 0):g} % attackers"

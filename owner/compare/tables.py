@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from owner.compare.configuration import Comparison
 from owner.compare.poisoned import OnData
-from owner.compare.scenes import DEFAULTS, Group, Record, Scenes, defined, over_seeds, scenes_of
+from owner.compare.scenes import DEFAULTS, NO_DEFENCE, Group, Record, Scenes, attacked, defined, over_seeds, scenes_of
 from owner.federated.config import DETECTORS
 
 Lines = list[str]
-NO_DEFENCE = "fedavg"
 EVERY_DETECTOR = "gated:guard-detectors=standard"
 NOT_APPLICABLE, NOT_RUN, FAILED, UNDEFINED = "n/a", "not run", "failed", "-"
 
@@ -35,7 +34,7 @@ METHODS = (
     (
         "Gu & Yang 2021 (`fedcvae`)",
         "64 weights less the clients' geometric median",
-        "CVAE given the round, 100, latent 8",
+        "CVAE given the round, 100, latent 8 (64, 100, 8: after the IMT Atlantique re-implementation, not the paper's code)",
         "the round's mean score",
         "honest rounds on public data",
     ),
@@ -84,15 +83,15 @@ def table_methods() -> Lines:
 
 
 def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Sequence[OnData] = ()) -> Lines:
-    """Who was tested where: a line a row of the paper's, setting, data set and model, of means over those of that row's scenes in which
-    every strategy of the line that has figures at all has one, and over the seeds that all of them have there.
+    """Who was tested where: a line a row of the paper's, setting, data set and model, of means over those of that row's scenes with attackers
+    in which every strategy of the line that has figures at all has one, and over the seeds that all of them have there.
 
     poisoned: what the method that judges data came to, see `owner.compare.poisoned`.
     """
-    head = ["row", "setting", "data", "model", "scenes", "no defence: acc. %", "ASR %"]
+    head = ["row", "setting", "data", "model", "scenes", "no defence: targeted acc. %", "ASR %", "untargeted acc. %"]
     all_detectors = any(scenes_of(block, {}).with_strategy(EVERY_DETECTOR) for block in comparison.blocks)
     for who in ("row's own", "activation gate", *(["gate with every detector"] if all_detectors else [])):
-        head += [f"{who}: F1", "acc. %", "ASR %"]
+        head += [f"{who}: F1", "F1 where it took", "targeted acc. %", "ASR %", "untargeted acc. %"]
     marked = marks(comparison, records)
     rows = [_on_data(comparison, one, marked, len(head)) for one in poisoned]
     for line in lines_of_table_4(comparison, records):
@@ -100,8 +99,12 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
         row = [line.row, line.setting, _marked(line.data, marked), line.model, count]
         for strategy in (NO_DEFENCE, "own", "gated", *([EVERY_DETECTOR] if all_detectors else [])):
             groups = line.groups[strategy]
-            cells = [UNDEFINED] * 3 if groups is None else _figures(groups)
-            row += cells[1:] if strategy == NO_DEFENCE else cells
+            of_dropping = strategy != NO_DEFENCE
+            if groups is None:
+                row += [UNDEFINED] * (5 if of_dropping else 3)
+                continue
+            row += _f1(line.found, groups) if of_dropping else []
+            row += _figures(line.found, groups)
         rows.append(row)
     for one in comparison.missing:
         rows.append([one.row, one.reason, one.data, *[UNDEFINED] * (len(head) - 3)])
@@ -110,8 +113,8 @@ def table_4(comparison: Comparison, records: Mapping[str, Record], poisoned: Seq
 
 @dataclass(frozen=True)
 class Table4Line:
-    """groups: what figures are means over, by strategy, `own` for the row's own; None for one that the block does not have.
-    common: how many of the scenes every strategy with figures has."""
+    """groups: what figures are means over, by strategy, `own` for the row's own, and by scene; None for one that the block does not have.
+    common: how many of the scenes every strategy with figures has. found: the block's."""
 
     row: str
     setting: str
@@ -119,7 +122,8 @@ class Table4Line:
     model: str
     scenes: int
     common: int
-    groups: Mapping[str, Sequence[Group] | None]
+    groups: Mapping[str, Mapping[str, Group] | None]
+    found: Scenes
 
     @property
     def title(self) -> str:
@@ -128,7 +132,7 @@ class Table4Line:
     @property
     def every_group(self) -> list[Group]:
         """Each once, though a row's own strategy may be the gate."""
-        found = (group for groups in self.groups.values() for group in groups or ())
+        found = (group for groups in self.groups.values() for group in (groups or {}).values())
         return list({id(group.records[0]): group for group in found if group.records}.values())
 
 
@@ -142,31 +146,42 @@ def lines_of_table_4(comparison: Comparison, records: Mapping[str, Record]) -> l
         wanted = {NO_DEFENCE: NO_DEFENCE, "own": block.own, "gated": "gated", EVERY_DETECTOR: EVERY_DETECTOR}
         compared = {name: found.with_strategy(strategy)[:1] for name, strategy in wanted.items()}
         for setting, data, model in dict.fromkeys(_place(scene) for scene in found.scenes):
-            scenes = [scene for scene in found.scenes if _place(scene) == (setting, data, model)]
+            scenes = [s for s in found.scenes if _place(s) == (setting, data, model) and attacked(s)]
             common = found.common(scenes, [variant for variants in compared.values() for variant in variants])
             groups = {
-                name: [
-                    found.group(scene, variant).of_seeds(seeds)
+                name: {
+                    scene: found.group(scene, variant).of_seeds(seeds)
                     for scene, seeds in common.items()
                     for variant in variants
-                ]
+                }
                 if variants
                 else None
                 for name, variants in compared.items()
             }
-            made.append(Table4Line(block.row, setting, data, model, len(scenes), len(common), groups))
+            made.append(Table4Line(block.row, setting, data, model, len(scenes), len(common), groups, found))
     return made
 
 
 def table_measures(scenes: Scenes) -> Lines:
-    """One line a variant: every measure of dropping, mean over the scenes, mean and spread over seeds; F1 also over the scenes that all
-    variants have, and beside accuracy what no defence came to in the same scenes, for not every variant serves every scene."""
+    """One line a variant: every measure of dropping, mean over the scenes with attackers, mean and spread over seeds; F1 also over the scenes
+    that all variants have, and over those whose attack took where nobody defended. Accuracy stands beside attack success over the scenes
+    that have both, and by itself over the others; beside both what no defence came to in the same scenes, for not every variant serves
+    every scene. Last, what becomes of honest clients alone."""
     incremental = any(json.loads(scene)["setting"] == "incremental" for scene in scenes.scenes)
     undefended = scenes.with_strategy(NO_DEFENCE)[:1]
-    common = scenes.common(scenes.scenes, scenes.variants)
-    head = ["strategy", "precision", "recall", "F1", "F1 in common scenes", "AUROC", "accuracy %", "attack success %"]
+    hostile = [scene for scene in scenes.scenes if attacked(scene)]
+    quiet = [scene for scene in scenes.scenes if not attacked(scene)]
+    common = scenes.common(hostile, scenes.variants)
+    head = ["strategy", "precision", "recall", "F1", "F1 in common scenes", "F1 where the attack took", "AUROC"]
+    head += ["honest dropped %", "targeted: accuracy %", "attack success %", "untargeted: accuracy %"]
     if undefended:
-        head += ["no defence: accuracy %", "attack success %"]
+        head += [
+            "no defence, targeted: accuracy %",
+            "no defence: attack success %",
+            "no defence, untargeted: accuracy %",
+        ]
+    if quiet:
+        head += ["nobody attacks: honest dropped %", "nobody attacks: accuracy %"]
     if incremental:
         head += ["attack success % of what attackers sent", "F1 by its own rule"]
     a_time = f"a {'submission' if incremental else 'round'}"
@@ -174,12 +189,6 @@ def table_measures(scenes: Scenes) -> Lines:
     rows = []
     for variant in scenes.variants:
         groups = [scenes.groups[scene, variant] for scene in scenes.scenes if (scene, variant) in scenes.groups]
-        same = [
-            scenes.group(scene, one).of_seeds(seeds)
-            for one in undefended
-            for scene in scenes.scenes
-            if (seeds := scenes.group(scene, variant).seeds)
-        ]
         title = scenes.variant_title(variant)
         if incremental and json.loads(variant)["strategy"].partition(":")[0] in DETECTORS:
             title += " †"
@@ -187,15 +196,21 @@ def table_measures(scenes: Scenes) -> Lines:
         if state:
             rows.append([title, *[state] * (len(head) - 3), str(len(groups)), "0"])
             continue
-        shared = [scenes.group(scene, variant).of_seeds(seeds) for scene, seeds in common.items()]
-        line = [title, *(_of_dropping(groups, measure) for measure in ("precision", "recall", "f1"))]
-        line += [_of_dropping(shared, "f1"), _of_dropping(groups, "auroc")]
-        line += [spread(over_seeds(groups, m), percent=True) for m in ("accuracy", "attack_success")]
-        if undefended:
-            line += _figures(same)[1:] if all(group.done for group in same) else [NOT_RUN] * 2
+        mine = {scene: scenes.group(scene, variant) for scene in hostile}
+        fought, calm = list(mine.values()), [scenes.group(scene, variant) for scene in quiet]
+        shared = [mine[scene].of_seeds(seeds) for scene, seeds in common.items()]
+        line = [title, *(_of_dropping(fought, measure) for measure in ("precision", "recall", "f1"))]
+        line += [_of_dropping(shared, "f1"), _f1(scenes, mine)[1], _of_dropping(fought, "auroc")]
+        line += [spread(over_seeds(fought, "honest_dropped"), percent=True)]
+        line += _figures(scenes, mine) if hostile else [UNDEFINED] * 3
+        for one in undefended:
+            same = {s: scenes.group(s, one).of_seeds(seeds) for s, group in mine.items() if (seeds := group.seeds)}
+            line += _figures(scenes, same) if all(group.done for group in same.values()) else [NOT_RUN] * 3
+        if quiet:
+            line += [spread(over_seeds(calm, m), percent=True) for m in ("honest_dropped", "accuracy")]
         if incremental:
-            line.append(spread(over_seeds(groups, "own_attack_success"), percent=True))
-            line.append(spread(over_seeds(groups, "own_rule_f1")))
+            line.append(spread(over_seeds(fought, "own_attack_success"), percent=True))
+            line.append(spread(over_seeds(fought, "own_rule_f1")))
         line.append(spread(over_seeds(groups, "seconds_per_round")))
         if not incremental:
             line.append(spread(over_seeds(groups, "guard_seconds_per_round")))
@@ -254,20 +269,28 @@ def _on_data(comparison: Comparison, one: OnData, marked: Mapping[str, str], wid
         state = [NOT_RUN] * (width - len(place))
     else:
         before, f1, after = spread(one.attacked, percent=True), spread(one.f1), spread(one.filtered, percent=True)
-        state = [str(one.scenes), before, UNDEFINED, f1, after, UNDEFINED]
+        state = [str(one.scenes), UNDEFINED, UNDEFINED, before, f1, UNDEFINED, UNDEFINED, UNDEFINED, after]
     return [*place, *state, *[NOT_APPLICABLE] * (width - len(place) - len(state))]
 
 
-def _figures(groups: Sequence[Group]) -> list[str]:
-    """F1, accuracy, attack success."""
-    state = _state(groups)
+def _figures(scenes: Scenes, found: Mapping[str, Group]) -> list[str]:
+    """By scene: accuracy and attack success where there is a target, and accuracy where there is none."""
+    state = _state(list(found.values()))
     if state:
         return [state] * 3
-    return [
-        spread(over_seeds(groups, "f1")),
-        spread(over_seeds(groups, "accuracy"), percent=True),
-        spread(over_seeds(groups, "attack_success"), percent=True),
-    ]
+    targeted = [group for scene, group in found.items() if scenes.targeted(scene)]
+    others = [group for scene, group in found.items() if not scenes.targeted(scene)]
+    means = over_seeds(targeted, "accuracy"), over_seeds(targeted, "attack_success"), over_seeds(others, "accuracy")
+    return [spread(values, percent=True) for values in means]
+
+
+def _f1(scenes: Scenes, found: Mapping[str, Group]) -> list[str]:
+    """By scene: over all, and over those in which, with those seeds with which, the attack takes where nobody defends."""
+    state = _state(list(found.values()))
+    if state:
+        return [state] * 2
+    took = [group.of_seeds(seeds) for scene, group in found.items() if (seeds := scenes.took(scene))]
+    return [_of_dropping(list(found.values()), "f1"), _of_dropping(took, "f1")]
 
 
 def _of_dropping(groups: Sequence[Group], measure: str) -> str:

@@ -23,7 +23,7 @@ FORMAT = 2
 TAKEN_OVER = "taken_over"
 """Marks a record of published numbers: it counts, whatever code, data and precision it is of, until it is deleted."""
 
-MEASURES = ("precision", "recall", "f1", "auroc")
+MEASURES = ("precision", "recall", "f1", "auroc", "honest_dropped")
 SUMMARY = ("accuracy", "attack_success", "own_attack_success", "seconds_per_round", "guard_seconds_per_round")
 
 
@@ -250,7 +250,7 @@ def summarise(records: Sequence[Mapping[str, Any]], *, over: str = "seed") -> li
 
 def _row(values: dict[str, Any], members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     results = [member["result"] for member in members if member["status"] == "done"]
-    measured = {name: [r["detection"][name] for r in results] for name in MEASURES}
+    measured = {name: [r["detection"].get(name) for r in results] for name in MEASURES}
     measured |= {name: [r["summary"].get(name) for r in results] for name in SUMMARY}
     own = [r.get("own_rule") or {} for r in results]
     measured |= {f"own_rule_{name}": [one.get(name) for one in own] for name in ("precision", "recall", "f1")}

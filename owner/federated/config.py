@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 
 from common.errors import ConfigurationError, UnknownNameError
 from common.federation import FederatedTask
+from common.partitions import Natural
 from common.specs import from_options, in_range, split_spec
 from owner.federated.clean import CleanOptions
 from owner.federated.cvae import FedCVAEOptions
@@ -46,8 +47,9 @@ DETECTORS: Final[dict[str, type[DetectorOptions]]] = {
 }
 """The strategies that `detector_options` can be given to."""
 
-NEEDED: Final = {"krum": (2, 3), "multikrum": (2, 3), "bulyan": (4, 3)}
-"""a, b of the a * f + b clients that a strategy's theory asks for."""
+NEEDED: Final = {"krum": (2, 3), "multikrum": (2, 3), "bulyan": (4, 3), "fedtrimmedavg": (2, 1)}
+"""a, b of the a * f + b clients that a strategy's theory asks for: 2f + 2 < n of Krum (Blanchard et al. 2017), 4f + 3 <= n of Bulyan
+(El Mhamdi et al. 2018), 2f < n of the trimmed mean (Yin et al. 2018)."""
 
 
 class UnservedError(ConfigurationError):
@@ -61,8 +63,8 @@ class FederationConfig(FederatedTask):
     strategy: one of STRATEGIES. rounds: of federated training.
     release_epochs: of the owner's own training, on its own share, before the first round; 0 federates from scratch. `gated`
         protects a release, and wants one that is trained.
-    assumed_malicious: f, which Krum, MultiKrum, Bulyan and the share that FedTrimmedAvg cuts are given; -1 is the true number
-        of attackers, their best chance.
+    assumed_malicious: f, which Krum, MultiKrum, Bulyan and the share that FedTrimmedAvg cuts are given; -1 is the same rule for all of
+        them: the true number of attackers or, where that is less, the most that their theory allows for so many clients.
     pretraining_rounds, pretraining_contributors: honest rounds on public data for spectral-vae and fedcvae; 0 rounds: as many as
         the federation has.
     detector_epochs: of training a VAE or CVAE; 0: the detector's own default.
@@ -75,7 +77,8 @@ class FederationConfig(FederatedTask):
     engine: ray (Flower's simulation engine) or inline (one client after the other, in this process).
     client_cpus: of one client on Ray. ray_address: of a running Ray cluster; "" starts one here.
     timeout: seconds a round may wait for replies.
-    client_app: `package.module` of the ClientApp, which has `app`, `client_app(task)` and `check(task)`.
+    client_app: `package.module` of the ClientApp, which has `app`, `client_app(task)` and `check(task)`, and `attacking(task)` where clients
+        attack: the numbers of those who do.
     """
 
     setting: str = "federated"
@@ -124,19 +127,13 @@ class FederationConfig(FederatedTask):
                 f"{self.strategy} selects among the replies of a round, and a submission that comes alone has none beside it",
                 hint=f"in the incremental setting choose one of {', '.join(ALONE)}",
             )
-        if self.strategy in NEEDED:
+        least = 0 if self.assumed_malicious < 0 else self.assumed_malicious
+        if (most := self.most_malicious) is not None and least > most:
             factor, more = NEEDED[self.strategy]
-            need = factor * self.malicious + more
-            if self.clients < need:
-                raise UnservedError(
-                    f"{self.strategy} against {self.malicious} malicious clients needs at least {need} clients "
-                    f"({factor}f + {more}), and there are {self.clients}",
-                    hint="raise clients, or lower assumed_malicious",
-                )
-        if self.strategy == "fedtrimmedavg" and 2 * self.malicious >= self.clients:
             raise UnservedError(
-                f"fedtrimmedavg cannot cut {self.malicious} of {self.clients} replies off both ends",
-                hint="lower assumed_malicious below half of the clients",
+                f"{self.strategy} against {least} malicious clients needs at least {factor * least + more} clients "
+                f"({factor}f + {more}), and there are {self.clients}",
+                hint="raise clients, or lower assumed_malicious",
             )
 
     def client_key(self, kind: str, client: int) -> tuple[object, ...]:
@@ -148,17 +145,31 @@ class FederationConfig(FederatedTask):
         return self.client_app, quiet, client, self.attack if client in self.attacking else ""
 
     @property
+    def attacking(self) -> frozenset[int]:
+        """Which clients attack, by number: fewer than `attackers` where no more can. Only their side knows what an attack takes.
+
+        Raises ConfigurationError where their module does not say, DataError.
+        """
+        if not self.attackers:
+            return frozenset()
+        from owner.federated.running import load_clients  # noqa: PLC0415 - which builds on this module
+
+        found: frozenset[int] = load_clients(self.client_app, attacked=True).attacking(self.task())
+        return found
+
+    @property
     def data_key(self) -> FederatedTask:
         """What the release and the owner's shares follow from."""
         return dataclasses.replace(self.task(), clients=1, partition="iid", attackers=0, attack="")
 
     @property
     def owner_key(self) -> FederationConfig:
-        """What the owner's side follows from, beside what clients send: all but who attacks and how, and how clients' data differ."""
+        """What the owner's side follows from, beside what clients send: all but who attacks and how, and how clients' data differ, of which it
+        knows what they say of their sizes where data come divided by nature."""
         told = {
             "attackers": 0,
             "attack": "",
-            "partition": "iid",
+            "partition": self.partition if isinstance(self.share_of(0), Natural) else "iid",
             "assumed_malicious": -1,
             "timeout": 1.0,
             "ray_address": "",
@@ -166,8 +177,24 @@ class FederationConfig(FederatedTask):
         return dataclasses.replace(self, **told)  # type: ignore[arg-type]
 
     @property
+    def most_malicious(self) -> int | None:
+        """The largest f that the strategy's theory allows for so many clients, -1 where they are too few for any; None where it has no f.
+
+        >>> [FederationConfig(strategy=name).most_malicious for name in ("krum", "bulyan", "fedtrimmedavg", "fedavg")]
+        [3, 1, 4, None]
+        """
+        if self.strategy not in NEEDED:
+            return None
+        factor, more = NEEDED[self.strategy]
+        return max((self.clients - more) // factor, -1)
+
+    @property
     def malicious(self) -> int:
-        return self.attackers if self.assumed_malicious < 0 else self.assumed_malicious
+        """f. Raises as `attacking` does."""
+        if self.assumed_malicious >= 0:
+            return self.assumed_malicious
+        attackers, most = len(self.attacking), self.most_malicious
+        return attackers if most is None else min(attackers, most)
 
     @property
     def guard_refresh(self) -> str | int:

@@ -9,9 +9,15 @@
 
     [grid]
     strategy = ["fedavg", "spectral-vae", "spectral-vae:latent=100"]
-    attack = ["sign-flip", "add-noise"]
+    attack = ["sign-flip", "model-replacement:factor={replace},source=7,target=5"]
     attacker-share = [0.3, 0.5]
     seed = [0, 1, 2]
+
+An attack may hold `{replace}`, the factor by which an update must be scaled so that the merged model becomes the attackers' own:
+clients / attackers where a round's replies are averaged (Li et al. 2020, the authors' code), 1 / the merge weight where a submission comes
+alone. A cell's values hold what it came to.
+
+Of a share of 0 there is one scene, whatever attacks are listed: the first of them has its success measured, and nobody carries it out.
 """
 
 from __future__ import annotations
@@ -20,18 +26,25 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.config_values import read_value
 from common.errors import ConfigurationError, UnknownNameError
 from common.specs import split_spec
 from owner.federated.config import DETECTORS, FederationConfig, UnservedError
+from owner.gatekeeper.merging import MergePolicy
 
 SHARE = "attacker-share"
-"""A dimension of its own: the attackers are then this share of the clients, rounded."""
+"""A dimension of its own: the attackers are then this share of the clients, rounded down: a share of a half is never a majority."""
+
+ATTACK = "attack"
+REPLACE = "replace"
+"""Placeholders of an attack, in braces."""
 
 PRECISION = "precision"
 """The value that tells no two cells apart: which precision a cell ran in stands in its record."""
@@ -90,8 +103,15 @@ def cells(shared: Mapping[str, Any], dimensions: Mapping[str, Any]) -> list[Cell
             f"grid: cells that differ in {PRECISION} alone are the same cell",
             hint="run the grid once for each precision, with a --work of its own",
         )
-    combinations = itertools.product(*dimensions.values())
-    return [_cell({**shared, **dict(zip(dimensions, chosen, strict=True))}) for chosen in combinations]
+    combinations = (
+        {**shared, **dict(zip(dimensions, chosen, strict=True))} for chosen in itertools.product(*dimensions.values())
+    )
+    return [_cell(values) for values in combinations if not _said_before(values, dimensions)]
+
+
+def _said_before(values: Mapping[str, Any], dimensions: Mapping[str, Any]) -> bool:
+    """Whether nobody attacks, in the name of another attack than the first."""
+    return values.get(SHARE) == 0 and values.get(ATTACK) != dimensions.get(ATTACK, [values.get(ATTACK)])[0]
 
 
 def _cell(values: dict[str, Any]) -> Cell:
@@ -100,11 +120,43 @@ def _cell(values: dict[str, Any]) -> Cell:
     if share is not None:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise ConfigurationError(f"grid: {SHARE} must be from 0 to 1, not {share!r}")
-        given["attackers"] = round(share * int(given.get("clients", FederationConfig.clients)))
+        # A hair more: 0.29 * 100 is 28.999999999999996.
+        given["attackers"] = int(share * _number(given, "clients") + 1e-9)
+    if isinstance(values.get(ATTACK), str):
+        values[ATTACK] = given[ATTACK] = _filled(values[ATTACK], given)
     try:
         return Cell(values, FederationConfig.from_flat(given))
     except UnservedError as error:
         return Cell(values, None, error.message)
+
+
+def _filled(attack: str, given: Mapping[str, Any]) -> str:
+    """
+    >>> _filled("model-replacement:factor={replace}", {"clients": 10, "attackers": 4})
+    'model-replacement:factor=2.5'
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] != REPLACE:
+            raise UnknownNameError(f"placeholder of the attack {attack!r}", found[1], (REPLACE,))
+        return f"{_replacing(given):.6g}"
+
+    return re.sub(r"\{([^{}]*)\}", value, attack)
+
+
+def _replacing(given: Mapping[str, Any]) -> float:
+    """By what an update must be multiplied to replace the model; 1 where nobody attacks."""
+    attackers = _number(given, "attackers")
+    if not attackers:
+        return 1.0
+    if given.get("setting") == "incremental":
+        return 1 / MergePolicy().weight
+    return _number(given, "clients") / attackers
+
+
+def _number(given: Mapping[str, Any], name: str) -> int:
+    """Raises ConfigurationError for one that is no whole number."""
+    return int(read_value(given.get(name, getattr(FederationConfig, name)), int, f"federation: {name}"))
 
 
 def _of_strategy(text: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from common.weights import Weights, layout_of, weights_of
 from owner.federated.alone import AgainstReferences, Finding, honest_references
 from owner.federated.choosing import choose_strategy, guard_options
 from owner.federated.config import DETECTORS, FederationConfig
+from owner.federated.effects import Standing, effect_of, mean_of, success_of, took
 from owner.federated.gated import GatedStrategy, reason_of, score_of
 from owner.federated.incremental_results import IncrementalResult, SubmissionResult
 from owner.federated.memory import digest_of, memory, size_of
@@ -28,7 +29,7 @@ from owner.federated.pretraining import HonestRounds
 from owner.federated.records import ClientRecord, RoundRecord
 from owner.federated.replies import Reply, read_replies, to_arrays
 from owner.federated.results import RoundResult
-from owner.federated.server_app import SUCCESS_KEY, accuracy_of, success_alone
+from owner.federated.server_app import accuracy_of
 from owner.federated.shared_work import initial_model
 from owner.federated.strategies import FedCLEAN, FedCVAE, SpectralVAE
 from owner.federated.vetted import VettedStrategy
@@ -36,6 +37,8 @@ from owner.gatekeeper import Gatekeeper, MergePolicy, UtilityLimits, merge
 from owner.gatekeeper.references import FIRST_FITTING
 
 Judge = Callable[[Weights], Finding]
+
+MERGE = MergePolicy()
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Incremental:
         """Raises ConfigurationError for too few nodes, and what fitting the guard raises."""
         clock, started = memory().clock(), time.perf_counter()
         strategy, base = self.strategy, self.release
+        attacking = self.config.attacking
         # Fits the guard of a gated strategy, which it does for the weights it is about to send.
         messages = list(strategy.configure_train(1, to_arrays(base), ConfigRecord(), grid))
         fitting = self.fitting_seconds + memory().clock() - clock
@@ -83,49 +87,52 @@ class Incremental:
             asked=sorted(message.metadata.dst_node_id for message in messages),
         )
         judge, rule = self._judge()
-        accuracy, success = self._measured(grid, base)
-        submissions = []
-        for number, reply in enumerate(replies, 1):
-            submissions.append(self._submission(grid, number, reply, judge, rule, (accuracy, success)))
+        release = self._standing(grid, base)
+        submissions = tuple(
+            self._submission(grid, number, reply, judge, rule, release) for number, reply in enumerate(replies, 1)
+        )
+        attacked = [one.standing for one in submissions if one.standing is not None]
         return IncrementalResult(
             config=self.config.to_flat(),
-            initial_accuracy=accuracy,
-            initial_attack_success=success,
-            submissions=tuple(submissions),
+            initial_accuracy=release.accuracy,
+            initial_attack_success=release.success,
+            submissions=submissions,
             fitting_seconds=fitting,
             seconds=time.perf_counter() - started,
+            attackers_weight=self.config.weight_of(attacking),
+            attack_effective=took(release, mean_of(attacked)) if attacked else None,
         )
 
     def _submission(
-        self,
-        grid: Grid,
-        number: int,
-        reply: Reply,
-        judge: Judge,
-        rule: str,
-        unchanged: tuple[float, float | None],
+        self, grid: Grid, number: int, reply: Reply, judge: Judge, rule: str, release: Standing
     ) -> SubmissionResult:
         attacks = reply.partition in self.config.attacking
         if reply.weights is None:
             outcome = "failed" if reply.failed else "dropped"
             client = ClientRecord(reply.partition, reply.node, outcome, reply.reason)  # type: ignore[arg-type]
-            return SubmissionResult(RoundResult(RoundRecord(number, (client,), rule=rule), *unchanged), attacks)
+            return _result(RoundRecord(number, (client,), rule=rule), release, attacks)
         weights = reply.weights
         found = memory().get(
             ("finding", self.config.owner_key, self.compute, digest_of(weights)), lambda: judge(weights)
         )
-        own = self._measured(grid, reply.weights)
-        after = unchanged
+        after = release
         if not found.reason:
-            policy = MergePolicy()
-            after = self._measured(grid, merge(policy.policy, self.release, self.release, reply.weights, policy.weight))
+            merged = merge(MERGE.policy, self.release, self.release, weights, MERGE.weight)
+            after = self._standing(grid, merged) if attacks else Standing(self._accuracy(merged), None)
         client = ClientRecord(
             reply.partition, reply.node, "dropped" if found.reason else "kept", found.reason, found.score
         )
         record = RoundRecord(
             number, (client,), found.threshold, rule, kept_model=bool(found.reason), vetting_seconds=found.seconds
         )
-        return SubmissionResult(RoundResult(record, *after), attacks, *own, found.p_value, found.own_rule_drops)
+        return dataclasses.replace(
+            _result(record, after, attacks),
+            own_accuracy=self._accuracy(weights),
+            # Nothing is told of an honest submission's: each would be measured once more for every attack.
+            own_attack_success=self._success(grid, weights) if attacks else None,
+            p_value=found.p_value,
+            own_rule_drops=found.own_rule_drops,
+        )
 
     def _judge(self) -> tuple[Judge, str]:
         if self._against is not None:
@@ -138,16 +145,17 @@ class Incremental:
             return (lambda submission: _vetted(guard, submission, utility)), "the guard does not accept it"
         return (lambda _submission: Finding()), ""
 
-    def _measured(self, grid: Grid, weights: Weights) -> tuple[float, float | None]:
-        """Accuracy on the owner's evaluation share, and the attack's success, which a client that knows the attack tells."""
-        accuracy = accuracy_of(self.config, self.model, weights, self.compute)
-        messages = self.strategy.configure_evaluate(1, to_arrays(weights), success_alone(), grid)
-        for reply in grid.send_and_receive(messages, timeout=self.config.timeout):
-            if reply.has_content():
-                for metrics in reply.content.metric_records.values():
-                    if SUCCESS_KEY in metrics:
-                        return accuracy, float(metrics[SUCCESS_KEY])  # type: ignore[arg-type]
-        return accuracy, None
+    def _standing(self, grid: Grid, weights: Weights) -> Standing:
+        effect = effect_of(self.strategy, grid, weights, number=1, timeout=self.config.timeout)
+        return Standing(self._accuracy(weights), self._success(grid, weights), effect)
+
+    def _accuracy(self, weights: Weights) -> float:
+        """On the owner's evaluation share."""
+        return accuracy_of(self.config, self.model, weights, self.compute)
+
+    def _success(self, grid: Grid, weights: Weights) -> float | None:
+        """Of the attack, which a client that knows it tells."""
+        return success_of(self.strategy, grid, weights, number=1, timeout=self.config.timeout)
 
     def _references(self, first: int, count: int) -> list[Weights]:
         config, pool = self.config, self.config.shares().references
@@ -165,6 +173,11 @@ class Incremental:
             ),
             size=lambda made: sum(map(size_of, made)),
         )
+
+
+def _result(record: RoundRecord, after: Standing, attacks: bool) -> SubmissionResult:
+    result = RoundResult(record, after.accuracy, after.success if attacks else None)
+    return SubmissionResult(result, attacks, standing=after if attacks else None)
 
 
 def adapted(strategy: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from owner.federated.effects import Standing
 from owner.federated.records import RoundRecord, finite
 from owner.federated.results import Detection, RoundResult, auroc
 
@@ -15,7 +16,7 @@ from owner.federated.results import Detection, RoundResult, auroc
 class SubmissionResult:
     """result: a round with one client in it. Its accuracy and attack success are those of the release that comes of the submission:
     merged where it is kept, the old one where it is dropped.
-    attacks: the truth. own_accuracy, own_attack_success: of the submission itself, None where it held no usable weights.
+    attacks: the truth. standing: of the release that comes of an attacker's submission, by which his attack is judged. own_accuracy, own_attack_success: of the submission itself, None where it held no usable weights.
     p_value, own_rule_drops: see `owner.federated.alone.Finding`.
     """
 
@@ -25,6 +26,7 @@ class SubmissionResult:
     own_attack_success: float | None = None
     p_value: float | None = None
     own_rule_drops: bool | None = None
+    standing: Standing | None = None
 
     @property
     def record(self) -> RoundRecord:
@@ -47,7 +49,8 @@ class SubmissionResult:
 
 @dataclass(frozen=True)
 class IncrementalResult:
-    """config: flat. initial_accuracy, initial_attack_success: of the release. submissions: in the order of their partitions.
+    """config: flat. attackers_weight: the share of all clients' examples that attackers hold. initial_accuracy, initial_attack_success: of the
+    release. attack_effective: whether the attack took, by means over the releases that come of attackers' submissions; None where there is none. submissions: in the order of their partitions.
     fitting_seconds: training the release, the references and the detector, once for all submissions.
     """
 
@@ -57,6 +60,8 @@ class IncrementalResult:
     initial_attack_success: float | None = None
     fitting_seconds: float = 0.0
     seconds: float = 0.0
+    attackers_weight: float = 0.0
+    attack_effective: bool | None = None
 
     @property
     def detection(self) -> Detection:
@@ -92,8 +97,11 @@ class IncrementalResult:
         return {
             "config": self.config,
             "attackers": [one.record.clients[0].partition for one in self.submissions if one.attacks],
+            "attackers_wanted": self.config["attackers"],
+            "attackers_weight": self.attackers_weight,
             "initial_accuracy": self.initial_accuracy,
             "initial_attack_success": finite(self.initial_attack_success),
+            "attack_effective": self.attack_effective,
             "detection": self.detection.to_json(),
             "own_rule": None if own is None else own.to_json(),
             "summary": self.summary(),

@@ -57,7 +57,8 @@ def software(config: FederationConfig | None) -> dict[str, Any]:
 
 
 def data_digest(config: FederationConfig) -> str:
-    """Of the whole data set as it is decoded here, whatever part of it a cell uses (hex). Raises DataError, UnknownNameError."""
+    """Of the whole data set as it is decoded here, whatever part of it a cell uses (hex); of one that each seed generates anew, of what
+    seed 0 gives, which tells one generator from another. Raises DataError, UnknownNameError."""
     return _data_digest(config.data, config.data_dir or os.environ.get("PORTIER_DATA", ""))
 
 

@@ -17,8 +17,9 @@ from owner.federated.records import RoundRecord, finite
 class Detection:
     """How dropping agreed with the truth, over all replies that came: precision, recall, F1 (Li et al. 2020).
 
-    None where it is not defined: precision without a drop, recall without an attacker, F1 without either; and all three where
-    the strategy judges no client (FedAvg, FedMedian, FedTrimmedAvg) and admission dropped none.
+    None where it is not defined: precision without a drop, recall and F1 without an attacker, the honest ones' share without an honest one;
+    and all four where the strategy judges no client (FedAvg, FedMedian, FedTrimmedAvg) and admission dropped none.
+    honest_dropped: the share of honest replies that were dropped, the only one of them that a scene without attackers has.
     auroc: of the scores, mean over the rounds that had both kinds of client; None where nobody is scored.
     """
 
@@ -41,8 +42,14 @@ class Detection:
 
     @property
     def f1(self) -> float | None:
-        total = 2 * self.true_drops + self.false_drops + self.missed
-        return 2 * self.true_drops / total if total and self._defined else None
+        if self.recall is None:
+            return None
+        return 2 * self.true_drops / (2 * self.true_drops + self.false_drops + self.missed)
+
+    @property
+    def honest_dropped(self) -> float | None:
+        honest = self.false_drops + self.honest_kept
+        return self.false_drops / honest if honest and self._defined else None
 
     @property
     def _defined(self) -> bool:
@@ -57,6 +64,7 @@ class Detection:
             "precision": self.precision,
             "recall": self.recall,
             "f1": self.f1,
+            "honest_dropped": self.honest_dropped,
             "auroc": self.auroc,
             "judged": self.judged,
         }
@@ -125,7 +133,9 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class FederationResult:
-    """config: flat. attackers: the partitions that attack. initial_accuracy: before the first round.
+    """config: flat. attackers: the partitions that attack, fewer than wanted where no more can. attackers_weight: the share of all clients'
+    examples that they hold. initial_accuracy, initial_attack_success: before the first round.
+    attack_effective: whether the attack reached its goal in the model at the end (`common.effectiveness`); None where nobody attacks.
     weights: of the global model at the end. fitting_seconds: training the release and the detector, before the first round.
     """
 
@@ -136,6 +146,9 @@ class FederationResult:
     weights: dict[str, Tensor] = field(repr=False)
     fitting_seconds: float = 0.0
     seconds: float = 0.0
+    attackers_weight: float = 0.0
+    initial_attack_success: float | None = None
+    attack_effective: bool | None = None
 
     @property
     def detection(self) -> Detection:
@@ -166,7 +179,11 @@ class FederationResult:
         return {
             "config": self.config,
             "attackers": list(self.attackers),
+            "attackers_wanted": self.config["attackers"],
+            "attackers_weight": self.attackers_weight,
             "initial_accuracy": self.initial_accuracy,
+            "initial_attack_success": finite(self.initial_attack_success),
+            "attack_effective": self.attack_effective,
             "detection": self.detection.to_json(),
             "summary": self.summary(),
             "rounds": [result.to_json() for result in self.rounds],

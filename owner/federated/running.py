@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import ConfigurationError, MissingExtraError
-from owner.federated.config import FederationConfig
+from owner.federated.config import OWN_CLIENTS, FederationConfig
 
 if TYPE_CHECKING:
     from owner.federated.engines import OwnersSide
@@ -52,7 +52,7 @@ def check_config(config: FederationConfig) -> None:
     """
     if config.engine == "ray":
         check_ray(config.ray_address)
-    load_clients(config.client_app).check(config)
+    load_clients(config.client_app, attacked=config.attackers > 0).check(config)
     config.spec()
     if config.strategy == "gated":
         from owner.federated.choosing import guard_options  # noqa: PLC0415 - loads Flower
@@ -69,7 +69,7 @@ def _checked(config: FederationConfig, setting: str, other: str) -> Any:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     if config.engine == "ray":
         check_ray(config.ray_address)
-    clients = load_clients(config.client_app)
+    clients = load_clients(config.client_app, attacked=config.attackers > 0)
     clients.check(config)
     return clients
 
@@ -119,16 +119,22 @@ def _of_this_machine() -> str:
         ) from None
 
 
-def load_clients(name: str) -> Any:
+def load_clients(name: str, *, attacked: bool = False) -> Any:
     """The module that holds the ClientApp, bound by name as Flower binds it: owner and contributor never import each other.
 
-    Raises ConfigurationError where there is none, or where it lacks `client_app` or `check`.
+    attacked: some of its clients attack, so that it must say which.
+    Raises ConfigurationError where there is none, or where it lacks `client_app`, `check` or, where attacked, `attacking`.
     """
     try:
         module = importlib.import_module(name)
     except ImportError as error:
         raise ConfigurationError(f"the client app {name!r} cannot be imported: {error}") from None
-    for needed in ("client_app", "check"):
+    for needed in ("client_app", "check", *(["attacking"] if attacked else [])):
         if not callable(getattr(module, needed, None)):
-            raise ConfigurationError(f"the client app {name!r} has no {needed}(task)")
+            raise ConfigurationError(
+                f"the client app {name!r} has no {needed}(task)",
+                hint=f"where Portier's own clients attack in it: from {OWN_CLIENTS} import {needed}"
+                if needed == "attacking"
+                else "",
+            )
     return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from common.evaluation import evaluate
 from common.weights import Weights, weights_of
 from owner.federated.choosing import choose_strategy
 from owner.federated.config import FederationConfig
+from owner.federated.effects import SUCCESS_KEY, Standing, effect_of, success_alone, success_of, took
 from owner.federated.logs import log
 from owner.federated.memory import digest_of, memory
 from owner.federated.replies import to_arrays, to_weights
@@ -31,8 +33,6 @@ from owner.federated.vetted import VettedStrategy
 
 if TYPE_CHECKING:
     from owner.federated.incremental_results import IncrementalResult
-
-SUCCESS_KEY = "attack-success"
 
 app = ServerApp()
 
@@ -48,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
     # unless the import goes through its own lock.
     with suppress(ImportError):
         load_app(f"{config.client_app}:__name__", ConfigurationError, Path(__file__).parents[2])
-    load_clients(config.client_app).check(config)
+    load_clients(config.client_app, attacked=config.attackers > 0).check(config)
     if config.setting == "incremental":
         from owner.federated.incremental import Incremental  # noqa: PLC0415 - which builds on this module
 
@@ -104,8 +104,12 @@ class Server:
 
     def run(self, grid: Grid) -> FederationResult:
         started = time.perf_counter()
+        attacking = self.config.attacking
         initial: Weights = weights_of(self.model)
         accuracies: dict[int, float] = {}
+        asked = functools.partial(success_of, self.strategy, grid, timeout=self.config.timeout)
+        effects = functools.partial(effect_of, self.strategy, grid, timeout=self.config.timeout)
+        initial_success, initial_effect = asked(initial, number=0), effects(initial, number=0)
         result = self.strategy.start(
             grid=grid,
             initial_arrays=to_arrays(initial),
@@ -124,12 +128,20 @@ class Server:
             RoundResult(record, accuracies[record.number], successes.get(record.number))
             for record in self.strategy.records
         )
+        weights, last = to_weights(result.arrays), rounds[-1]
+        effective = None
+        if attacking:
+            after = Standing(last.accuracy, last.attack_success, effects(weights, number=self.config.rounds))
+            effective = took(Standing(accuracies[0], initial_success, initial_effect), after)
         return FederationResult(
             config=self.config.to_flat(),
-            attackers=tuple(sorted(self.config.attacking)),
+            attackers=tuple(sorted(attacking)),
+            attackers_weight=self.config.weight_of(attacking),
             initial_accuracy=accuracies[0],
+            initial_attack_success=initial_success,
+            attack_effective=effective,
             rounds=rounds,
-            weights=to_weights(result.arrays),
+            weights=weights,
             fitting_seconds=self.fitting_seconds,
             seconds=time.perf_counter() - started,
         )
@@ -140,11 +152,6 @@ class Server:
             return MetricRecord({"accuracy": accuracies[number]})
 
         return measure
-
-
-def success_alone() -> ConfigRecord:
-    """Tells a client that the server measures accuracy itself."""
-    return ConfigRecord({"accuracy": False})
 
 
 def accuracy_of(config: FederationConfig, model: nn.Module, weights: Weights, compute: Compute) -> float:

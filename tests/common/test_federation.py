@@ -66,16 +66,49 @@ def test_clients_share_the_unclaimed_examples_without_overlap() -> None:
     assert len(together.unique()) == len(together) == len(task.shares().unclaimed)
 
 
+def attackers(task: FederatedTask) -> frozenset[int]:
+    return task.attackers_among(lambda share: True)
+
+
 def test_the_attackers_are_fixed_by_the_seed() -> None:
-    chosen = [FederatedTask(clients=50, attackers=15, attack="sign-flip", seed=seed).attacking for seed in (0, 0, 1)]
+    chosen = [attackers(FederatedTask(clients=50, attackers=15, attack="sign-flip", seed=seed)) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(chosen[0]) == 15
+
+
+def test_who_cannot_attack_does_not_and_the_next_of_the_order_does() -> None:
+    task = FederatedTask(clients=10, attackers=4, attack="sign-flip", partition="pathological:classes=2")
+    held = [set(task.examples_of(client).labels.tolist()) for client in range(10)]
+    (left_out, *_) = sorted(attackers(task))
+    able = {client for client in range(10) if client != left_out}
+    chosen = task.attackers_among(lambda share: set(share.labels.tolist()) in [held[client] for client in able])
+    assert attackers(task) - {left_out} < chosen
+    assert len(chosen) == 4
+
+
+def test_what_clients_weigh_is_their_part_of_all_examples() -> None:
+    task = FederatedTask(clients=4, partition="dirichlet:alpha=0.3")
+    sizes = [len(task.examples_of(client)) for client in range(4)]
+    assert task.sizes() == tuple(sizes)
+    assert task.weight_of([1, 3]) == pytest.approx((sizes[1] + sizes[3]) / sum(sizes))
+    assert task.weight_of([]) == 0
 
 
 def test_no_two_clients_or_rounds_share_their_randomness() -> None:
     task = FederatedTask()
     seeds = {task.training(client, number).seed for client in range(5) for number in range(5)}
     assert len(seeds) == 25
+
+
+def test_a_generated_data_set_is_of_the_federations_seed_unless_it_names_one() -> None:
+    def sizes(data: str, seed: int) -> tuple[int, ...]:
+        return FederatedTask(data=data, clients=30, partition="natural", seed=seed).sizes()
+
+    drawn = [sizes("synthetic:alpha=1,beta=1", seed) for seed in (0, 0, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
+    fixed = [sum(sizes("synthetic:alpha=1,beta=1,seed=5", seed)) for seed in (0, 1)]
+    assert abs(fixed[0] - fixed[1]) < 30  # of each class a part is held out, rounded
 
 
 def test_fewer_examples_can_be_asked_for() -> None:

@@ -76,6 +76,21 @@ def test_the_plan_tells_times_by_cells_like_those_that_are_left(
     assert first["seconds"] > 0
 
 
+def test_one_cell_that_took_long_is_not_the_estimate_of_all_others(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "runs"
+    shutil.copytree(finished, work)
+    for path in work.glob("*.json"):
+        record = json.loads(path.read_bytes())
+        if record["status"] == "done":
+            first = record["values"]["seed"] == 0 and record["values"]["attack"] == "sign-flip"
+            path.write_text(json.dumps(record | {"wall_seconds": 3600.0 if first else 1.0}))
+    assert run(["compare", str(config), "--plan", "--json", "--seeds", "0,1,9", "--work", str(work)]) == 0
+    blocks = json.loads(capsys.readouterr().out)["blocks"]
+    assert [(block["to_do"], block["seconds"]) for block in blocks] == [(6, 6.0), (4, 4.0)]
+
+
 def test_what_is_done_is_not_done_again(
     config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +127,20 @@ def test_cells_of_other_code_are_run_again_and_can_be_kept(
     assert json.loads(one.read_bytes())["environment"]["code"]
     assert run(arguments) == 0
     assert "were made by other code" not in capsys.readouterr().err
+
+
+def test_published_records_of_cells_that_are_asked_for_no_more_are_left_out_and_counted(
+    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(["compare", str(config), "--stage", "report", "--work", str(finished), "--out", str(out)]) == 0
+    config.write_text(config.read_text().replace("rounds = 2", "rounds = 3"))
+    capsys.readouterr()
+    arguments = ["compare", str(config), "--plan", "--work", str(tmp_path / "runs")]
+    assert run([*arguments, "--merge", str(out / "federated.json")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "0 records taken over" in said
+    assert "24 records there are of cells that this comparison does not have" in said
 
 
 def test_no_time_at_all_runs_nothing_and_says_how_to_go_on(

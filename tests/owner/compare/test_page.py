@@ -34,6 +34,148 @@ def rows(text: str, heading: str, number: int = 0) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in tables[number].splitlines()[2:]]
 
 
+def columns(text: str, heading: str, number: int = 0) -> dict[str, dict[str, str]]:
+    """The cells of table `number` below a heading by line and column."""
+    below = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    tables = [part for part in below.strip().split("\n\n") if part.startswith("|")]
+    head = [cell.strip() for cell in tables[number].splitlines()[0].strip("|").split("|")]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows(text, heading, number)}
+
+
+def mean_of(records: dict[str, Any], strategy: str, attack: str, measure: str = "accuracy") -> str:
+    """Over seeds, of the cells in rounds."""
+    found = [
+        one["result"]["summary"][measure]
+        for one in records.values()
+        if done(one, strategy, attack) and one["values"].get("setting") is None
+    ]
+    return f"{100 * statistics.fmean(found):.1f} ± {100 * statistics.stdev(found):.1f}"
+
+
+FLIP = "flip:source=7,target=1"
+
+
+def test_accuracy_stands_beside_attack_success_over_the_scenes_that_have_one_and_by_itself_over_the_others(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    text = page(comparison, records)
+    krum = columns(text, "in rounds")["krum"]
+    assert krum["targeted: accuracy %"] == mean_of(records, "krum", FLIP)
+    assert krum["attack success %"] == mean_of(records, "krum", FLIP, "attack_success")
+    assert krum["untargeted: accuracy %"] == mean_of(records, "krum", "sign-flip")
+    line = rows(text, "The paper's Table 4, from measurements", 1)[0]
+    assert line[5:8] == [
+        mean_of(records, "fedavg", FLIP),
+        mean_of(records, "fedavg", FLIP, "attack_success"),
+        mean_of(records, "fedavg", "sign-flip"),
+    ]
+    assert line[10:13] == [
+        krum[what] for what in ("targeted: accuracy %", "attack success %", "untargeted: accuracy %")
+    ]
+
+
+def with_effect(records: dict[str, Any], effective: dict[str, bool]) -> dict[str, Any]:
+    """As if the attacks had been so effective where nobody defended."""
+    return {
+        name: {**one, "result": {**one["result"], "attack_effective": effective[one["values"]["attack"]]}}
+        if one["status"] == "done" and one["values"]["strategy"] == "fedavg"
+        else one
+        for name, one in records.items()
+    }
+
+
+def test_f1_is_shown_over_the_scenes_too_whose_attack_takes_where_nobody_defends(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    told = page(comparison, with_effect(records, {"sign-flip": True, FLIP: False}))
+    krum = columns(told, "in rounds")["krum"]
+    alone = {name: one for name, one in records.items() if one["values"]["attack"] == "sign-flip"}
+    assert krum["F1 where the attack took"] == columns(page(comparison, alone), "in rounds")["krum"]["F1"]
+    assert rows(told, "The paper's Table 4, from measurements", 1)[0][9] == krum["F1 where the attack took"]
+    nowhere = columns(page(comparison, with_effect(records, {"sign-flip": False, FLIP: False})), "in rounds")["krum"]
+    assert (nowhere["F1 where the attack took"], nowhere["F1"]) == ("-", krum["F1"])
+
+
+def test_what_attackers_weigh_is_told_and_that_fewer_attack_than_were_wanted(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    text = page(comparison, records).split("## in rounds")[1].split("\n## ")[0]
+    assert "- digits, iid, 20 % attackers: 20 % of the images." in text
+    heavy = {
+        name: {
+            **one,
+            "result": {**one["result"], "attackers_wanted": 2, "attackers_weight": 0.24 + one["values"]["seed"] / 2},
+        }
+        if one["status"] == "done" and one["values"]["attack"] == FLIP
+        else one
+        for name, one in records.items()
+        if one["values"]["attack"] == FLIP
+    }
+    text = page(comparison, heavy).split("## in rounds")[1].split("\n## ")[0]
+    assert (
+        f"20 % attackers: 24 to 74 % of the images; no more can attack than 1 of the 2 that were wanted for `{FLIP}`."
+        in text
+    )
+
+
+def test_the_page_says_who_is_told_what_and_what_the_gate_goes_without(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    told = page(comparison, records).split("## What the strategies are told")[1].split("\n## ")[0]
+    assert "Krum keeps one client by construction" in told
+    assert "- krum: 0.40 (1 of 5)" in told
+    assert "without the gatekeeper's check of utility" in told
+
+
+def test_the_page_says_what_is_known_of_sizes_where_data_come_divided_by_nature(
+    comparison: Comparison, records: dict[str, Any]
+) -> None:
+    known = "the smallest and the largest number of examples that a client declares are known, too"
+    assert known not in page(comparison, records)
+    natural = {n: {**one, "values": {**one["values"], "partition": "natural"}} for n, one in records.items()}
+    assert known in page(comparison, natural)
+
+
+QUIET = """
+[federation]
+model = "logistic"
+clients = 4
+rounds = 1
+engine = "inline"
+device = "cpu"
+[grid]
+attack = ["flip:source=7,target=1", "sign-flip"]
+attacker-share = [0, 0.25]
+strategy = ["fedavg", "krum"]
+seed = [0]
+"""
+
+
+def test_what_becomes_of_honest_clients_alone_stands_apart_and_in_no_other_mean(tmp_path: Path) -> None:
+    comparison = parse(QUIET, "quiet")
+    assert len(comparison.cells) == 6
+    run_grid(comparison.cells, tmp_path, progress=False)
+    records = read_records(comparison, tmp_path)
+    text = page(comparison, records)
+    krum, undefended = (columns(text, "quiet")[who] for who in ("krum", "fedavg"))
+    assert krum["nobody attacks: honest dropped %"] == "75.0"
+    assert undefended["nobody attacks: honest dropped %"] == "-"
+    accuracies = {
+        (one["values"]["strategy"], one["values"]["attack"], one["values"]["attacker-share"]): one["result"]["summary"][
+            "accuracy"
+        ]
+        for one in records.values()
+    }
+    assert krum["nobody attacks: accuracy %"] == f"{100 * accuracies['krum', FLIP, 0]:.1f}"
+    assert krum["targeted: accuracy %"] == f"{100 * accuracies['krum', FLIP, 0.25]:.1f}"
+    assert float(krum["honest dropped %"]) < 75.1
+    assert [row[0] for row in rows(text, "quiet", 1)] == [
+        "nobody attacks",
+        f"25 % attackers, {FLIP}",
+        "25 % attackers, sign-flip",
+    ]
+
+
 def test_a_cell_is_mean_and_spread_over_seeds(comparison: Comparison, records: dict[str, Any]) -> None:
     found = [
         record["result"]["summary"]["accuracy"]
@@ -60,7 +202,7 @@ def test_the_papers_table_names_who_was_tested_where_and_what_is_not_at_hand(
     text = page(comparison, records)
     ours, missing = rows(text, "The paper's Table 4, from measurements", 1)
     assert ours[:5] == ["Li et al. 2020", "federated", "digits*", "logistic", "2"]
-    assert ours[10:13] == ["n/a"] * 3
+    assert ours[13:18] == ["n/a"] * 5
     assert missing[:3] == ["Li et al. 2020", "not at hand", "femnist"]
 
 
@@ -106,9 +248,9 @@ def test_the_row_of_a_method_that_judges_data_is_made_of_its_own_records(
     write_report(with_row, {}, tmp_path, command="x", figures={})
     text = (tmp_path / "federated.md").read_text()
     first, second = rows(text, "The paper's Table 4, from measurements", 1)[:2]
-    assert first[:9] == [
+    assert first[:13] == [
         *("Razmi & Xiong 2021", "poisoned training data", "mnist", "linear-svm", "2"),
-        *("80.0 ± 0.0", "-", "0.60 ± 0.14", "90.0 ± 0.0"),
+        *("-", "-", "80.0 ± 0.0", "0.60 ± 0.14", "-", "-", "-", "90.0 ± 0.0"),
     ]
     assert first[-3:] == ["n/a"] * 3
     assert set(second[4:-3]) == {"not run"}
@@ -148,15 +290,17 @@ def test_a_strategy_stands_beside_what_no_defence_came_to_in_the_same_scenes(
         for name, one in records.items()
         if not (one["values"]["strategy"] == "krum" and one["values"]["attack"] != "sign-flip")
     }
-    lines = {row[0]: row for row in rows(page(comparison, partly), "in rounds")}
+    lines = columns(page(comparison, partly), "in rounds")
     same = [
         one["result"]["summary"]["accuracy"]
         for one in records.values()
         if done(one, "fedavg", "sign-flip") and one["values"].get("setting") is None
     ]
-    assert lines["krum"][8] == f"{100 * statistics.fmean(same):.1f} ± {100 * statistics.stdev(same):.1f}"
-    assert lines["fedavg"][8:10] == lines["fedavg"][6:8]
-    assert lines["krum"][8] != lines["fedavg"][8]
+    undefended = "no defence, untargeted: accuracy %"
+    assert lines["krum"][undefended] == f"{100 * statistics.fmean(same):.1f} ± {100 * statistics.stdev(same):.1f}"
+    assert lines["krum"]["no defence, targeted: accuracy %"] == lines["krum"]["no defence: attack success %"] == "-"
+    assert lines["fedavg"][undefended] == lines["fedavg"]["untargeted: accuracy %"]
+    assert lines["fedavg"]["no defence, targeted: accuracy %"] == lines["fedavg"]["targeted: accuracy %"] != "-"
 
 
 def test_the_papers_table_takes_its_means_over_scenes_that_all_have_run(
@@ -214,7 +358,7 @@ def test_work_goes_on_from_published_numbers(comparison: Comparison, records: di
 
 def test_values_that_take_more_than_six_digits_still_name_their_cell(tmp_path: Path) -> None:
     values = 'learning-rate = 0.123456789\nattackers = 5\nattack = "sign-flip"'  # more than Bulyan serves: nothing to wait for
-    comparison = parse(f'[federation]\n{values}\n[grid]\nstrategy = ["bulyan"]\nseed = [0]\n', "x")
+    comparison = parse(f'[federation]\n{values}\n[grid]\nstrategy = ["bulyan:assumed-malicious=9"]\nseed = [0]\n', "x")
     run_grid(comparison.cells, tmp_path / "runs", progress=False)
     _, numbers = write_report(
         comparison, read_records(comparison, tmp_path / "runs"), tmp_path, command="x", figures={}

@@ -41,7 +41,7 @@ def test_seeds_of_different_scenes_have_no_spread() -> None:
 
 def lines(*groups: tuple[str, str, Group]) -> dict[str, dict[str, str]]:
     """The table of measures: its cells by column, by strategy."""
-    names = {scene: json.dumps({"setting": "federated", "attack": scene}) for scene, _, _ in groups}
+    names = {scene: json.dumps({"setting": "federated", "attackers": 3, "attack": scene}) for scene, _, _ in groups}
     variants = {strategy: json.dumps({"strategy": strategy}) for _, strategy, _ in groups}
     found = {(names[scene], variants[strategy]): one for scene, strategy, one in groups}
     head, _, *rows = table_measures(Scenes(tuple(names.values()), tuple(variants.values()), found))

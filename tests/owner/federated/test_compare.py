@@ -41,6 +41,66 @@ def test_a_grid_is_every_combination() -> None:
     assert {cell.config.attackers for cell in grid if cell.config} == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("clients", "share", "attackers"), [(23, 0.5, 11), (10, 0.3, 3), (30, 0.3, 9), (100, 0.29, 29), (10, 0.5, 5)]
+)
+def test_a_share_of_a_half_is_never_a_majority(clients: int, share: float, attackers: int) -> None:
+    (cell,) = cells({**SHARED, "clients": clients}, {"attacker-share": [share]})
+    assert cell.config is not None
+    assert cell.config.attackers == attackers
+
+
+REPLACEMENT = "model-replacement:factor={replace},backdoor=flip,source=7,target=5"
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({"attacker-share": 0.3, "clients": 10}, "3.33333"),
+        ({"attackers": 5, "clients": "10"}, "2"),
+        ({"attackers": 0}, "1"),
+        ({"attackers": 3, "setting": "incremental"}, "2"),
+    ],
+)
+def test_the_factor_of_model_replacement_is_what_makes_the_merged_model_the_attackers(
+    changes: dict[str, Any], factor: str
+) -> None:
+    """The attackers' updates by n / attackers in their mean with n - attackers of nothing; alone by 1 / the merge weight."""
+    (cell,) = cells({**SHARED, "attack": REPLACEMENT, **changes}, {"seed": [0]})
+    assert cell.config is not None
+    assert cell.config.attack == cell.values["attack"] == REPLACEMENT.replace("{replace}", factor)
+
+
+def test_a_placeholder_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown placeholder of the attack .*repalce") as caught:
+        cells({**SHARED, "attack": "model-replacement:factor={repalce}"}, {"attacker-share": [0.3]})
+    assert "did you mean replace?" in caught.value.hint
+
+
+def test_where_nobody_attacks_the_first_attack_stands_for_all() -> None:
+    attacks = ["flip:source=7,target=5", "model-replacement:factor={replace}", "sign-flip"]
+    grid = cells(SHARED, {"strategy": ["fedavg", "krum"], "attacker-share": [0, 0.25], "attack": attacks, "seed": [0]})
+    quiet = [cell.config for cell in grid if cell.config and not cell.config.attackers]
+    assert [(config.strategy, config.attack) for config in quiet] == [("fedavg", attacks[0]), ("krum", attacks[0])]
+    assert len(grid) == 2 + 2 * 3
+
+
+def test_of_honest_clients_alone_it_is_recorded_how_many_were_dropped_and_what_the_attack_comes_to(
+    tmp_path: Path,
+) -> None:
+    shared = {**SHARED, "release-epochs": 2, "attack": "flip:source=7,target=5", "attacker-share": 0}
+    grid = cells(shared, {"setting": ["federated", "incremental"], "strategy": ["fedavg", "krum"], "seed": [0]})
+    undefended, krum, alone, _ = run_grid(grid, tmp_path, progress=False)
+    assert krum["result"]["detection"]["honest_dropped"] == 0.75
+    assert (krum["result"]["detection"]["f1"], krum["result"]["detection"]["recall"]) == (None, None)
+    assert undefended["result"]["detection"]["honest_dropped"] is None
+    before = {record["result"]["initial_attack_success"] for record in (undefended, krum, alone)}
+    assert len(before) == 1
+    assert 0 <= before.pop() <= 1
+    assert {record["result"]["attack_effective"] for record in (undefended, krum, alone)} == {None}
+    assert summarise([krum])[0]["honest_dropped"] == 0.75
+
+
 def test_a_cell_keeps_its_name_when_the_grid_grows() -> None:
     small = cells(SHARED, {"strategy": ["fedavg"], "seed": [0]})
     large = cells(SHARED, {"strategy": ["krum", "fedavg"], "seed": [1, 0]})
@@ -77,7 +137,7 @@ def ran(grid: list[compare.Cell], directory: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_record_tells_its_code_its_precision_and_machine_and_a_digest_of_the_data(tmp_path: Path) -> None:
-    grid = cells(SHARED, {"strategy": ["fedavg", "bulyan"], "attacker-share": [0.5], "seed": [0]})
+    grid = cells(SHARED, {"strategy": ["fedavg", "bulyan:assumed-malicious=2"], "attacker-share": [0.5], "seed": [0]})
     done, unserved = run_grid(grid, tmp_path, progress=False)
     about = done["environment"]
     assert about["code"] == unserved["environment"]["code"] == provenance.code()
@@ -90,7 +150,7 @@ def test_a_record_tells_its_code_its_precision_and_machine_and_a_digest_of_the_d
 def test_a_cell_that_other_code_has_made_is_run_again_unless_older_ones_are_kept(
     code: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = cells(SHARED, {"strategy": ["fedavg", "bulyan"], "attacker-share": [0.5], "seed": [0]})
+    grid = cells(SHARED, {"strategy": ["fedavg", "bulyan:assumed-malicious=2"], "attacker-share": [0.5], "seed": [0]})
     run_grid(grid, tmp_path, progress=False)
     assert ran(grid, tmp_path, monkeypatch) == []
     for cell in grid:
@@ -153,7 +213,7 @@ def test_code_that_decides_a_cell_is_in_its_digest_and_a_client_app_of_ones_own_
 
 
 def test_a_combination_that_cannot_be_is_a_row_with_its_reason(tmp_path: Path) -> None:
-    grid = cells(SHARED, {"strategy": ["bulyan"], "attacker-share": [0.5], "seed": [0]})
+    grid = cells(SHARED, {"strategy": ["bulyan:assumed-malicious=2"], "attacker-share": [0.5], "seed": [0]})
     (record,) = run_grid(grid, tmp_path, progress=False)
     assert record["status"] == "n/a"
     assert "needs at least 11 clients" in summarise([record])[0]["reason"]

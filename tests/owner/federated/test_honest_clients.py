@@ -44,6 +44,27 @@ def test_a_share_is_half_to_twice_an_equal_one_as_far_as_the_pool_goes() -> None
     assert guard_options(config, pool=5).population.sizes == (5, 5)
 
 
+def natural(**changes: Any) -> FederationConfig:
+    return configured(data="synthetic", clients=30, partition="natural", **changes)
+
+
+def test_of_a_natural_division_sizes_are_those_that_clients_say_they_have() -> None:
+    """Their shares differ more than tenfold there, and attackers announce theirs as all do."""
+    config = natural(attackers=9, attack="add-noise")
+    sizes = config.sizes()
+    assert max(sizes) > 10 * min(sizes)
+    assert guard_options(config, pool=100_000).population.sizes == (min(sizes), max(sizes))
+    assert guard_options(config, pool=70).population.sizes == (min(sizes), 70)
+    assert guard_options(natural(), pool=70) == guard_options(config, pool=70)
+
+
+def test_references_of_another_division_are_not_recalled_where_sizes_follow_from_it() -> None:
+    other = configured(data="synthetic", clients=30, partition="dirichlet:alpha=1")
+    assert natural().owner_key != other.owner_key
+    assert natural().owner_key == natural(attackers=3, attack="sign-flip").owner_key
+    assert other.owner_key == configured(data="synthetic", clients=30, partition="iid").owner_key
+
+
 def test_vae_and_cvae_learn_from_the_population_that_the_gates_references_are_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -107,6 +107,31 @@ def test_the_success_of_a_backdoor_is_that_of_the_release_which_comes_of_it() ->
     )
 
 
+def test_whether_an_attack_took_is_told_of_what_comes_of_the_attackers_submissions() -> None:
+    undefended, defended = (run_submissions(configured(strategy=name)) for name in ("fedavg", "spectral-vae"))
+    assert undefended.to_json()["attack_effective"] is True
+    assert defended.to_json()["attack_effective"] is False
+
+
+def test_nobody_measures_the_attack_on_what_honest_clients_sent() -> None:
+    measured: list[float] = []
+    config = configured(strategy="fedavg", attack="flip:source=7,target=1")
+    app = client_app(config.task())
+
+    def counted(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        measured.extend(
+            float(m["attack-success"]) for m in reply.content.metric_records.values() if "attack-success" in m
+        )  # type: ignore[arg-type]
+        return reply
+
+    result = Incremental(config, progress=False).run(InlineGrid(counted, config.clients))  # type: ignore[arg-type]
+    honest = [one for one in result.submissions if not one.attacks]
+    assert {(one.result.attack_success, one.own_attack_success) for one in honest} == {(None, None)}
+    # The release once, and of three attackers what they sent and what comes of it.
+    assert len(measured) == 1 + 2 * 3
+
+
 def test_flowers_server_app_logs_every_submission_and_what_they_come_to(
     judged: IncrementalResult, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_client_app_of_somebodys_own_is_asked_every_time(monkeypatch: pytest.M
     module = types.ModuleType("counting_clients")
     module.check = lambda task: None  # type: ignore[attr-defined]
     module.client_app = client_app  # type: ignore[attr-defined]
+    module.attacking = clients.attacking  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "counting_clients", module)
     todo = grid("fedavg", "fedmedian", rounds=[1], **{"client-app": ["counting_clients"]})
     with remembering():

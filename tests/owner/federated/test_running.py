@@ -58,9 +58,56 @@ def test_the_success_of_a_backdoor_is_measured_every_round() -> None:
     assert result.rounds[-1].attack_success > 0.3  # type: ignore[operator]
 
 
-def test_krum_and_its_kin_take_the_true_number_of_attackers_unless_told_otherwise() -> None:
-    assert configured(strategy="krum", clients=9, attackers=3, attack="sign-flip").malicious == 3
-    assert configured(strategy="krum", attackers=3, attack="sign-flip", assumed_malicious=1).malicious == 1
+@pytest.mark.parametrize(
+    ("attack", "attackers", "effective"),
+    [
+        ("flip:source=7,target=5,fraction=1", 5, True),
+        ("flip:source=7,target=5,fraction=0.1", 1, False),
+        ("badnets:trigger=pattern,target=3,fraction=1", 5, True),
+        ("sign-flip", 5, True),
+        ("add-noise:deviation=0.001", 5, False),
+    ],
+)
+def test_whether_the_attack_took_is_told_by_its_own_goal(attack: str, attackers: int, effective: bool) -> None:
+    config = configured(attackers=attackers, attack=attack, local_epochs=5, rounds=4, release_epochs=8, owner_train=0.3)
+    assert run_federation(config).attack_effective is effective
+
+
+@pytest.mark.parametrize(
+    ("strategy", "few", "many"), [("krum", 3, 3), ("multikrum", 3, 3), ("bulyan", 1, 1), ("fedtrimmedavg", 3, 4)]
+)
+def test_whoever_is_told_f_is_told_the_number_of_attackers_or_the_most_of_its_theory(
+    strategy: str, few: int, many: int
+) -> None:
+    """Of ten clients, with three attackers and with five; none where nobody attacks."""
+    told = [
+        configured(strategy=strategy, clients=10, attackers=attackers, attack="sign-flip").malicious
+        for attackers in (0, 3, 5)
+    ]
+    assert told == [0, few, many]
+    assert configured(strategy=strategy, clients=10, assumed_malicious=1).malicious == 1
+
+
+def test_with_more_attackers_than_krum_can_be_told_of_it_still_judges() -> None:
+    result = run_federation(configured(strategy="krum", clients=4, attackers=2, attack="sign-flip", rounds=1))
+    assert len(result.rounds[0].record.with_outcome("kept")) == 1
+
+
+def test_where_fewer_can_attack_than_are_wanted_the_record_says_both_and_what_they_weigh() -> None:
+    flip = "flip:source=7,target=5,fraction=1"
+    config = configured(clients=10, partition="pathological:classes=2", attackers=4, attack=flip, rounds=1)
+    found = run_federation(config).to_json()
+    assert (found["attackers_wanted"], len(found["attackers"])) == (4, 2)
+    held = sum(len(config.examples_of(client)) for client in found["attackers"])
+    assert found["attackers_weight"] == pytest.approx(held / len(config.shares().unclaimed))
+    assert found["detection"]["missed"] == 2
+    assert {client["outcome"] for client in found["rounds"][0]["clients"]} == {"kept"}
+
+
+def test_clients_of_ones_own_that_attack_must_say_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "crashing_clients", _Crashing().module)
+    with pytest.raises(ConfigurationError, match=r"has no attacking\(task\)"):
+        run_federation(configured(client_app="crashing_clients", attackers=1, attack="sign-flip"))
 
 
 class _Crashing:
@@ -116,11 +163,12 @@ def test_an_unknown_name_is_told_the_nearest_before_anything_starts(changes: dic
     ("changes", "message"),
     [
         (
-            {"strategy": "bulyan", "attackers": 2, "attack": "sign-flip"},
+            {"strategy": "bulyan", "attackers": 2, "attack": "sign-flip", "assumed_malicious": 2},
             r"needs at least 11 clients \(4f \+ 3\), and there are 6",
         ),
-        ({"strategy": "krum", "attackers": 2, "attack": "sign-flip"}, "needs at least 7 clients"),
-        ({"strategy": "fedtrimmedavg", "attackers": 3, "attack": "sign-flip"}, "cannot cut 3 of 6"),
+        ({"strategy": "krum", "assumed_malicious": 2}, "needs at least 7 clients"),
+        ({"strategy": "krum", "clients": 2}, "needs at least 3 clients"),
+        ({"strategy": "fedtrimmedavg", "assumed_malicious": 3}, r"needs at least 7 clients \(2f \+ 1\)"),
         ({"attackers": 7, "attack": "sign-flip"}, "7 attackers among 6 clients"),
         ({"rounds": 0}, "rounds must be from 1"),
         ({"refresh": "often"}, "refresh must be"),

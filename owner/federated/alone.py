@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from common.activations import find_head
 from common.devices import Compute
@@ -53,7 +53,9 @@ class Finding:
 class Scorer(Protocol):
     """What scores the clients of one round and cuts it; see `SpectralDetector`."""
 
-    def scores(self, number: int, updates: Sequence[Weights]) -> list[float]: ...
+    def seen(self, updates: Sequence[Weights]) -> list[Tensor]: ...
+
+    def scores_of(self, number: int, seen: Sequence[Tensor]) -> list[float]: ...
 
     def cut(self, scores: Sequence[float]) -> Cut: ...
 
@@ -61,20 +63,22 @@ class Scorer(Protocol):
 class AgainstReferences:
     """A detector of federated rounds, asked about one submission at a time.
 
-    references: weights of K honest fine-tunes, other ones than the detector has learnt from. level: p at most this drops.
-    Raises GuardError for no references, or where the detector cannot score one of them.
+    references: weights of K honest fine-tunes, other ones than the detector has learnt from; it looks at them once. level: p at most
+        this drops.
+    Raises GuardError for no references, or where the detector cannot look at one of them.
     """
 
     def __init__(self, detector: Scorer, references: Sequence[Weights], *, level: float) -> None:
         if not references:
             raise GuardError("a submission that comes alone is judged against at least one honest reference, not none")
-        self.detector, self.references, self.level = detector, list(references), level
-        self.rule = f"p at most {level:g} over {len(self.references)} honest references"
+        self.detector, self.level = detector, level
+        self._references = detector.seen(references)
+        self.rule = f"p at most {level:g} over {len(references)} honest references"
 
     def judge(self, submission: Weights) -> Finding:
         """Raises GuardError where a reference has no finite score."""
         started = time.perf_counter()
-        *honest, score = self.detector.scores(1, [*self.references, submission])
+        *honest, score = self.detector.scores_of(1, [*self._references, *self.detector.seen([submission])])
         p = p_value(score, honest)
         dropped = p <= self.level + _ROUNDING or not math.isfinite(score)
         return Finding(

@@ -59,7 +59,7 @@ def choose_strategy(
         triggers = _mixed(shares.trigger_fit, config.seed)
         clean = memory().get(
             ("fedclean", config.data_key, config.release_epochs, options, compute),
-            lambda: CleanDetector(model, compute=compute, options=options).fit(triggers, config.training(0, 0)),
+            lambda: CleanDetector(model, compute=compute, options=options).fit(triggers),
             size=_size_of_network,
         )
         return FedCLEAN(clean, inner)

@@ -1,4 +1,9 @@
-"""FedCVAE (Gu & Yang 2021, IPDPS): a CVAE on surrogates of clients' weights, centred by their geometric median, given the round."""
+"""FedCVAE (Gu & Yang 2021, IPDPS): a CVAE on surrogates of clients' weights, centred by their geometric median, given the round.
+
+No code by Gu & Yang was found. 64 coordinates, 100 tanh units, latent 8 and the one-hot round are those of a re-implementation at IMT
+Atlantique (github.com/Bellafqira/FedCAM_, Defenses/FedCVAE.py), in which the CVAE is never trained: it scores clients with its initial
+weights. Here it learns from honest rounds on public data; the scale that brings surrogates to unit size is Portier's, too.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from owner.detectors.geometric_median import geometric_median
 from owner.detectors.variational import Variational
 from owner.federated.learning import errors_of, learn, made
 from owner.federated.pretraining import HonestRounds
-from owner.federated.spectral import check_mean_factor, check_network
+from owner.federated.spectral import check_mean_factor, check_network, unfitted
 from owner.federated.surrogates import Surrogates
 from owner.federated.thresholds import Cut, round_mean
 
@@ -90,9 +95,21 @@ class CVAEDetector:
 
     def scores(self, number: int, updates: Sequence[Weights]) -> list[float]:
         """One a client, higher is worse. number: of the round, from 1. Raises GuardError before `fit` and for another layout."""
-        if self.network_ is None or self.surrogates_ is None:
-            raise GuardError(f"the {self.name} has not been fitted", hint="call fit(honest_rounds(...)) first")
-        rows = self._centred(self.surrogates_.of(updates)) / self.scale_
+        return self.scores_of(number, self.seen(updates))
+
+    def seen(self, updates: Sequence[Weights]) -> list[Tensor]:
+        """What it looks at of each client, whoever the others are: (width,) float32. Raises as `scores` does."""
+        if self.surrogates_ is None:
+            raise unfitted(self.name)
+        return list(self.surrogates_.of(updates))
+
+    def scores_of(self, number: int, seen: Sequence[Tensor]) -> list[float]:
+        """`scores` of the clients that this was seen of. Raises GuardError before `fit`."""
+        if self.network_ is None:
+            raise unfitted(self.name)
+        if not seen:
+            return []
+        rows = self._centred(torch.stack(list(seen))) / self.scale_
         squared, _ = errors_of(self.network_, rows, self._condition(number, len(rows)))
         return [float(score) for score in squared / rows.shape[1]]
 

@@ -1,4 +1,14 @@
-"""Spectral anomaly detection (Li, Cheng, Wang, Liu, Chen 2020, arXiv 2002.00211): a VAE on surrogates of clients' weights."""
+"""Spectral anomaly detection (Li, Cheng, Wang, Liu, Chen 2020, arXiv 2002.00211): a VAE on surrogates of clients' weights.
+
+Widths, loss and threshold are those of the released code (github.com/Suyi32/Learning-to-Detect-Malicious-Clients-for-Robust-FL). It
+departs from that code where
+- the code feeds the weights as they are to a network whose sigmoid output reaches no negative one; here they are brought to [0, 1] first
+  (`SpectralOptions.margin`);
+- the code rebuilds from one sampled z, in scoring too; here a score is that of the latent mean, so that one model has one score;
+- the code's log-variance is a softplus, never below the prior's; here it may have any sign;
+- the released network comes trained, on how many rows and for how long the code does not say; here it starts at the mean of the few
+  honest rows there are (`starting_at_mean`), else it would not get there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +22,7 @@ from torch import Tensor, nn
 from common.errors import ConfigurationError, GuardError
 from common.weights import Weights
 from owner.detectors.variational import Variational
-from owner.federated.learning import errors_of, learn, made
+from owner.federated.learning import errors_of, learn, made, starting_at_mean
 from owner.federated.pretraining import HonestRounds
 from owner.federated.surrogates import Surrogates
 from owner.federated.thresholds import Cut, round_mean
@@ -68,12 +78,13 @@ class SpectralDetector:
         low, high = float(rows.min()), float(rows.max())
         room = options.margin * (high - low)
         self.low_, self.range_ = low - room, (high - low + 2 * room) or 1.0
+        rows = self._prepared(rows)
         network = made(
             lambda: Variational(rows.shape[1], 0, options.hidden, options.latent, nn.ReLU, sigmoid=True), options.seed
         )
         self.network_ = learn(
-            network,
-            self._prepared(rows),
+            starting_at_mean(network, rows),
+            rows,
             torch.zeros(len(rows), 0),
             latent=options.latent,
             epochs=options.epochs,
@@ -90,9 +101,21 @@ class SpectralDetector:
 
         Raises GuardError before `fit` and for weights of another layout.
         """
-        if self.network_ is None or self.surrogates_ is None:
-            raise GuardError(f"the {self.name} has not been fitted", hint="call fit(honest_rounds(...)) first")
-        rows = self._prepared(self.surrogates_.of(updates))
+        return self.scores_of(number, self.seen(updates))
+
+    def seen(self, updates: Sequence[Weights]) -> list[Tensor]:
+        """What it looks at of each client, whoever the others are: (width,) float32. Raises as `scores` does."""
+        if self.surrogates_ is None:
+            raise unfitted(self.name)
+        return list(self._prepared(self.surrogates_.of(updates)))
+
+    def scores_of(self, number: int, seen: Sequence[Tensor]) -> list[float]:
+        """`scores` of the clients that this was seen of. Raises GuardError before `fit`."""
+        if self.network_ is None:
+            raise unfitted(self.name)
+        if not seen:
+            return []
+        rows = torch.stack(list(seen))
         squared, kl = errors_of(self.network_, rows, torch.zeros(len(rows), 0))
         return [float(score) for score in squared + self.options.kl_weight * kl]
 
@@ -101,6 +124,10 @@ class SpectralDetector:
 
     def _prepared(self, rows: Tensor) -> Tensor:
         return (rows - self.low_) / self.range_
+
+
+def unfitted(name: str) -> GuardError:
+    return GuardError(f"the {name} has not been fitted", hint="call fit(honest_rounds(...)) first")
 
 
 def check_network(

@@ -86,7 +86,7 @@ class FedCLEAN(_ByDetector[CleanDetector]):
     def describe(self) -> list[str]:
         o = self.detector.options
         return [
-            f"CVAE {o.hidden} tanh, latent {o.latent}, given the class, on activations of up to {o.images} triggers",
+            f"CVAE {o.hidden} tanh, latent {o.latent}, given the class, on all hidden layers' maps of up to {o.images} triggers",
             f"Keeps clients by ascending error up to a gap of more than {o.gap:g} of the range (FedCLEAN)",
         ]
 

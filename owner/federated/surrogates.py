@@ -46,9 +46,11 @@ class Surrogates:
         total = sum(shape.numel() for shape in self._shapes.values())
         if not total:
             raise ModelError("the model has no trained tensors to take a surrogate of")
-        order = torch.randperm(total, generator=generator(seed, "surrogate coordinates"))
-        self.coordinates = order[: total if size is None else min(size, total)].sort().values
-        self.width = len(self.coordinates)
+        self.width = total if size is None else min(size, total)
+        self._coordinates: Tensor | None = None
+        if self.width < total:
+            order = torch.randperm(total, generator=generator(seed, "surrogate coordinates"))
+            self._coordinates = order[: self.width].sort().values
 
     def of(self, models: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """(n, width) float32, one row a model. Raises GuardError for a model of another layout."""
@@ -61,4 +63,4 @@ class Surrogates:
                     f"tensor {name} is missing, or not of shape {tuple(shape)} as when surrogates were chosen"
                 )
         flat = torch.cat([weights[name].detach().cpu().float().flatten() for name in self._shapes])
-        return flat[self.coordinates]
+        return flat if self._coordinates is None else flat[self._coordinates]

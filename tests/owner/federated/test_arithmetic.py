@@ -11,8 +11,10 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy.multikrum import select_multikrum
 
+from common.errors import GuardError
 from owner.detectors.geometric_median import geometric_median
 from owner.detectors.variational import Variational, kl_to_standard_normal
+from owner.federated.gram_median import gram_geometric_median
 from owner.federated.learning import errors_of, made
 from owner.federated.strategies import krum_scores
 
@@ -36,6 +38,41 @@ def test_the_geometric_median_is_where_scipy_finds_it(seed: int) -> None:
 def test_the_geometric_median_may_be_one_of_the_points() -> None:
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     assert geometric_median(points, iterations=500).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "shift"), [(9, (4,), 0.0), (20, (2, 20_000), 0.0), (5, (6, 7), 1e3), (1, (3,), 0.0)]
+)
+def test_the_median_on_the_gram_matrix_is_the_one_on_the_points(
+    count: int, shape: tuple[int, ...], shift: float
+) -> None:
+    """Far outliers, points far from the origin, more columns than are taken at a time."""
+    points = random(count, *shape) * 0.1 + shift
+    points[: count // 3] += 1e4
+    reference = geometric_median(points.flatten(1), iterations=100).view(shape)
+    found = gram_geometric_median(list(points), iterations=100)
+    assert found.shape == shape
+    assert torch.allclose(found, reference, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_median_on_the_gram_matrix_is_where_scipy_finds_it(seed: int) -> None:
+    points = random(9, 4, seed=seed)
+    points[:3] += 10
+
+    def summed(centre: np.ndarray) -> float:
+        return float(np.linalg.norm(points.numpy().astype(float) - centre, axis=1).sum())
+
+    found = scipy.optimize.minimize(summed, points.mean(0).double().numpy(), method="BFGS", options={"gtol": 1e-9})
+    assert gram_geometric_median(list(points), iterations=500).numpy() == pytest.approx(found.x, abs=1e-4)
+
+
+def test_the_median_on_the_gram_matrix_may_be_one_of_the_points_or_all_of_them() -> None:
+    cross = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert gram_geometric_median(list(cross), iterations=500).abs().max() < 1e-5
+    assert gram_geometric_median([torch.full((3,), 7.0)] * 4).tolist() == [7.0] * 3
+    with pytest.raises(GuardError, match="no points"):
+        gram_geometric_median([])
 
 
 def test_the_divergence_is_that_of_torch() -> None:

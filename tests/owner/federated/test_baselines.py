@@ -17,10 +17,12 @@ from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg
 from common.devices import choose_compute
 from common.errors import ConfigurationError, GuardError, VacuousGateError
 from common.models import build
-from owner.federated import FederationConfig, FederationResult, run_federation
+from common.weights import weights_of
+from owner.federated import FederationConfig, FederationResult, clean, run_federation
 from owner.federated.clean import CleanDetector, CleanOptions
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.honest_clients import honest_clients
+from owner.federated.learning import errors_of, learn
 from owner.federated.pretraining import HonestRounds, honest_rounds
 from owner.federated.replies import to_weights
 from owner.federated.spectral import SpectralDetector, SpectralOptions
@@ -156,6 +158,59 @@ def test_training_is_what_makes_honest_updates_score_low(kind: str, honest: Hone
     assert of(epochs=60) < of(epochs=1)
 
 
+@pytest.mark.parametrize(("spread", "noise"), [(0.05, 0.01), (0.05, 0.0005)], ids=["logistic", "mlp"])
+def test_the_spectral_vae_rebuilds_its_own_rows_no_worse_than_their_mean_does(spread: float, noise: float) -> None:
+    """24 updates of 7850 weights, as of logistic regression; of an MLP's the updates differ far less from each other."""
+    draws = torch.Generator().manual_seed(0)
+    base = torch.randn(7850, generator=draws) * spread
+    updates = tuple({"w": base + noise * torch.randn(7850, generator=draws)} for _ in range(24))
+    detector = SpectralDetector().fit(HonestRounds((updates,)))
+    rows = torch.stack(detector.seen(updates))
+    assert detector.network_ is not None
+    squared, _ = errors_of(detector.network_, rows, torch.zeros(len(rows), 0))
+    assert squared.mean() <= 1.5 * (rows - rows.mean(0)).square().sum(1).mean()
+
+
+def test_fedcvae_rebuilds_honest_updates_no_worse_than_their_mean_does(honest: HonestRounds) -> None:
+    detector = CVAEDetector().fit(honest)
+    scores = detector.scores(1, list(honest.rounds[0]))
+    rows = torch.stack(detector.seen(honest.rounds[0])) / detector.scale_
+    assert sum(scores) / len(scores) <= 1.5 * (rows - rows.mean(0)).square().mean()
+
+
+def test_fedclean_rebuilds_the_owners_own_snapshots_no_worse_than_their_mean_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learnt: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        clean, "learn", lambda network, *given, **named: learnt.extend(given) or learn(network, *given, **named)
+    )
+    config = FederationConfig.from_flat({**DIGITS, "model": "mlp"})
+    detector = CleanDetector(build(config.spec(), seed=0), compute=choose_compute("cpu", "float32"))
+    detector.fit(config.shares().trigger_fit)
+    rows, condition = learnt
+    assert detector.network_ is not None
+    squared, _ = errors_of(detector.network_, rows, condition)
+    assert squared.mean() <= 1.5 * (rows - rows.mean(0)).square().sum(1).mean()
+
+
+def test_fedclean_looks_at_every_hidden_layer() -> None:
+    """Weights that the head's input forgives, for a later layer undoes them, are seen: the first layer's sign, and the second's columns."""
+    config = FederationConfig.from_flat({**DIGITS, "model": "mlp"})
+    network = build(config.spec(), seed=0)
+    detector = CleanDetector(network, compute=choose_compute("cpu", "float32"))
+    detector.fit(config.shares().trigger_fit)
+    honest = weights_of(network)
+    hidden = {
+        **honest,
+        "1.weight": honest["1.weight"] * 3,
+        "1.bias": honest["1.bias"] * 3,
+        "3.weight": honest["3.weight"] / 3,
+    }
+    scores = detector.scores(1, [honest, honest, honest, hidden])
+    assert min(scores[:3]) < scores[3] / 3
+
+
 def test_the_same_seed_gives_the_same_scores_and_another_seed_other_coordinates(honest: HonestRounds) -> None:
     def scores(seed: int) -> list[float]:
         options = FedCVAEOptions(epochs=5, seed=seed)
@@ -188,6 +243,8 @@ def test_scoring_before_fitting_is_refused(honest: HonestRounds) -> None:
         lambda: FedCVAEOptions(learning_rate=0),
         lambda: CleanOptions(gap=1.0),
         lambda: CleanOptions(images=0),
+        lambda: CleanOptions(width=0),
+        lambda: CleanOptions(snapshot_rate=0),
     ],
 )
 def test_options_that_cannot_be_are_refused(options) -> None:  # type: ignore[no-untyped-def]
@@ -199,7 +256,7 @@ def test_fedclean_on_a_model_without_a_penultimate_layer_is_refused() -> None:
     config = FederationConfig.from_flat({**DIGITS, "model": "logistic"})
     detector = CleanDetector(build(config.spec(), seed=0), compute=choose_compute("cpu", "float32"))
     with pytest.raises(VacuousGateError, match="nothing to look at"):
-        detector.fit(config.shares().trigger_fit, config.training(0, 0))
+        detector.fit(config.shares().trigger_fit)
 
 
 @pytest.mark.slow

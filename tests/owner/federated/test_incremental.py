@@ -170,8 +170,15 @@ def test_who_was_asked_and_never_submitted_is_listed() -> None:
 class _Echo:
     """Scores each model by its one weight."""
 
-    def scores(self, number: int, updates: Sequence[Weights]) -> list[float]:
-        return [float(weights["w"]) for weights in updates]
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def seen(self, updates: Sequence[Weights]) -> list[torch.Tensor]:
+        self.looked += len(updates)
+        return [weights["w"] for weights in updates]
+
+    def scores_of(self, number: int, seen: Sequence[torch.Tensor]) -> list[float]:
+        return [float(weight) for weight in seen]
 
     def cut(self, scores: Sequence[float]) -> Cut:
         return round_mean(scores)
@@ -190,6 +197,14 @@ def test_a_score_is_compared_with_those_of_the_references(score: float, p: float
     found = judge.judge(weighing(score))
     assert (found.p_value, bool(found.reason), found.own_rule_drops) == (p, dropped, by_mean)
     assert found.threshold == 4.0
+
+
+def test_references_are_looked_at_once_whoever_submits() -> None:
+    detector = _Echo()
+    judge = AgainstReferences(detector, [weighing(v) for v in (1.0, 2.0, 3.0, 4.0)], level=0.2)
+    first, second, again = (judge.judge(weighing(v)).p_value for v in (2.5, 4.5, 2.5))
+    assert (first, second, again) == (0.6, 0.2, 0.6)
+    assert detector.looked == 4 + 3
 
 
 def test_references_that_cannot_be_scored_are_no_yardstick() -> None:

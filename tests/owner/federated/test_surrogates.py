@@ -36,6 +36,14 @@ def test_all_coordinates_are_the_trained_tensors_in_order() -> None:
     )
 
 
+@pytest.mark.parametrize("size", [None, 10_000])
+def test_nothing_is_drawn_where_all_coordinates_are_taken(size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network of millions of weights the order alone took longer than what was done with them."""
+    monkeypatch.setattr(torch, "randperm", lambda *_args, **_named: pytest.fail("an order was drawn"))
+    weights = layers()
+    assert Surrogates(weights, size=size, seed=0).of([weights, weights]).shape == (2, 63)
+
+
 def test_weight_tensors_are_matrices_alone() -> None:
     weights = layers()
     surrogates = Surrogates(weights, size=10_000, seed=0, which="matrices")

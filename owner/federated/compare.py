@@ -14,7 +14,8 @@ from typing import Any
 from common.errors import ConfigurationError, GuardRangeError, PortierError, StorageError, VacuousGateError
 from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
-from owner.federated.config import OWN_CLIENTS, FederationConfig
+from owner.federated.client_modules import OWN_CLIENTS
+from owner.federated.config import FederationConfig
 from owner.federated.grids import PRECISION, Cell
 from owner.federated.lanes import company, memory_of, run_in_processes
 from owner.federated.provenance import code, data_digest, environment, software

@@ -11,6 +11,7 @@ from common.federation import FederatedTask
 from common.partitions import Natural
 from common.specs import from_options, in_range, split_spec
 from owner.federated.clean import CleanOptions
+from owner.federated.client_modules import OWN_CLIENTS, load_clients
 from owner.federated.cvae import FedCVAEOptions
 from owner.federated.spectral import SpectralOptions
 
@@ -30,7 +31,6 @@ STRATEGIES: Final = (
 
 ENGINES: Final = ("ray", "inline")
 
-OWN_CLIENTS: Final = "contributor.federated"
 """Portier's own ClientApp, whose answers follow from the message and from `client_key` alone."""
 
 Setting = Literal["federated", "incremental"]
@@ -152,8 +152,6 @@ class FederationConfig(FederatedTask):
         """
         if not self.attackers:
             return frozenset()
-        from owner.federated.running import load_clients  # noqa: PLC0415 - which builds on this module
-
         found: frozenset[int] = load_clients(self.client_app, attacked=True).attacking(self.task())
         return found
 

@@ -17,7 +17,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import PortierError
-from owner.federated.config import OWN_CLIENTS, FederationConfig
+from owner.federated.client_modules import OWN_CLIENTS
+from owner.federated.config import FederationConfig
 from owner.federated.inline import InlineGrid
 
 Result = TypeVar("Result")

@@ -19,9 +19,10 @@ from common.devices import Compute, choose_compute
 from common.errors import GuardError
 from common.weights import Weights, layout_of, weights_of
 from owner.federated.alone import AgainstReferences, Finding, honest_references
+from owner.federated.asking import effect_of, success_of
 from owner.federated.choosing import choose_strategy, guard_options
 from owner.federated.config import DETECTORS, FederationConfig
-from owner.federated.effects import Standing, effect_of, mean_of, success_of, took
+from owner.federated.effects import Standing, mean_of, took
 from owner.federated.gated import GatedStrategy, reason_of, score_of
 from owner.federated.incremental_results import IncrementalResult, SubmissionResult
 from owner.federated.memory import digest_of, memory, size_of

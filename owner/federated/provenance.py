@@ -17,7 +17,8 @@ from common.code import code_digest
 from common.datasets import load
 from common.devices import choose_compute, device_name
 from common.examples import Examples
-from owner.federated.config import OWN_CLIENTS, FederationConfig
+from owner.federated.client_modules import OWN_CLIENTS
+from owner.federated.config import FederationConfig
 
 _PACKAGES: Final = ("common", "contributor.attacks", "owner.detectors", "owner.federated", "owner.gatekeeper")
 _MODULES: Final = ("contributor.federated", "contributor.finetuning", "owner.population")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import socket
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import ConfigurationError, MissingExtraError
-from owner.federated.config import OWN_CLIENTS, FederationConfig
+from owner.federated.client_modules import load_clients
+from owner.federated.config import FederationConfig
 
 if TYPE_CHECKING:
     from owner.federated.engines import OwnersSide
@@ -117,24 +117,3 @@ def _of_this_machine() -> str:
             "no Ray cluster was started on this machine, and $RAY_ADDRESS names none",
             hint="start one with `ray start --head`, or name one as HOST:PORT",
         ) from None
-
-
-def load_clients(name: str, *, attacked: bool = False) -> Any:
-    """The module that holds the ClientApp, bound by name as Flower binds it: owner and contributor never import each other.
-
-    attacked: some of its clients attack, so that it must say which.
-    Raises ConfigurationError where there is none, or where it lacks `client_app`, `check` or, where attacked, `attacking`.
-    """
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigurationError(f"the client app {name!r} cannot be imported: {error}") from None
-    for needed in ("client_app", "check", *(["attacking"] if attacked else [])):
-        if not callable(getattr(module, needed, None)):
-            raise ConfigurationError(
-                f"the client app {name!r} has no {needed}(task)",
-                hint=f"where Portier's own clients attack in it: from {OWN_CLIENTS} import {needed}"
-                if needed == "attacking"
-                else "",
-            )
-    return module

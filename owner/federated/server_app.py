@@ -20,14 +20,15 @@ from common.devices import Compute, choose_compute
 from common.errors import ConfigurationError
 from common.evaluation import evaluate
 from common.weights import Weights, weights_of
+from owner.federated.asking import SUCCESS_KEY, effect_of, success_alone, success_of
 from owner.federated.choosing import choose_strategy
+from owner.federated.client_modules import load_clients
 from owner.federated.config import FederationConfig
-from owner.federated.effects import SUCCESS_KEY, Standing, effect_of, success_alone, success_of, took
+from owner.federated.effects import Standing, took
 from owner.federated.logs import log
 from owner.federated.memory import digest_of, memory
 from owner.federated.replies import to_arrays, to_weights
 from owner.federated.results import FederationResult, RoundResult
-from owner.federated.running import load_clients
 from owner.federated.shared_work import initial_model
 from owner.federated.vetted import VettedStrategy
 

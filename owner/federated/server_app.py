@@ -108,9 +108,7 @@ class Server:
         attacking = self.config.attacking
         initial: Weights = weights_of(self.model)
         accuracies: dict[int, float] = {}
-        asked = functools.partial(success_of, self.strategy, grid, timeout=self.config.timeout)
-        effects = functools.partial(effect_of, self.strategy, grid, timeout=self.config.timeout)
-        initial_success, initial_effect = asked(initial, number=0), effects(initial, number=0)
+        initial_success = success_of(self.strategy, grid, initial, number=0, timeout=self.config.timeout)
         result = self.strategy.start(
             grid=grid,
             initial_arrays=to_arrays(initial),
@@ -132,8 +130,10 @@ class Server:
         weights, last = to_weights(result.arrays), rounds[-1]
         effective = None
         if attacking:
+            effects = functools.partial(effect_of, self.strategy, grid, timeout=self.config.timeout)
+            before = Standing(accuracies[0], initial_success, effects(initial, number=0))
             after = Standing(last.accuracy, last.attack_success, effects(weights, number=self.config.rounds))
-            effective = took(Standing(accuracies[0], initial_success, initial_effect), after)
+            effective = took(before, after)
         return FederationResult(
             config=self.config.to_flat(),
             attackers=tuple(sorted(attacking)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from common.config import load as load_settings
 from common.errors import GuardError, GuardNotReadyError
 from common.weights import Weights
 from owner import housekeeping
@@ -28,9 +26,8 @@ from owner.operations.deciding import promote, vet_file
 from owner.operations.founding import init, train_first
 from owner.operations.guarding import calibrate, protect
 from owner.operations.opening import Office, open_office
-from owner.settings import OwnerSettings
 from owner.suspicions import is_awaiting
-from owner.vetting import VettingLoop
+from tests.owner import vetting_runs
 from tests.owner.people import QUICK, Contributor, InProcess, negated, slightly_changed
 
 TIER = {
@@ -130,19 +127,7 @@ def run(
             for one in office.store.submissions()
         )
 
-    async def main() -> None:
-        stop = asyncio.Event()
-        settings = load_settings(OwnerSettings, None, QUICK | TIER | changes, environment={})
-        loop = VettingLoop(office.workspace, settings, office.store, worker=worker)  # type: ignore[arg-type]
-        running = asyncio.create_task(loop.run(stop))
-        async with asyncio.timeout(seconds):
-            while not (until or settled)():
-                assert not running.done(), running.exception()
-                await asyncio.sleep(0.02)
-        stop.set()
-        await running
-
-    asyncio.run(main())
+    vetting_runs.run(office, worker=worker, until=until or settled, seconds=seconds, **{**TIER, **changes})
 
 
 def decisions(office: Office, submission: Submission) -> list[str]:

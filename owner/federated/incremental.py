@@ -25,12 +25,12 @@ from owner.federated.config import DETECTORS, FederationConfig
 from owner.federated.effects import Standing, mean_of, took
 from owner.federated.gated import GatedStrategy, reason_of, score_of
 from owner.federated.incremental_results import IncrementalResult, SubmissionResult
+from owner.federated.measuring import accuracy_of
 from owner.federated.memory import digest_of, memory, size_of
 from owner.federated.pretraining import HonestRounds
 from owner.federated.records import ClientRecord, RoundRecord
 from owner.federated.replies import Reply, read_replies, to_arrays
 from owner.federated.results import RoundResult
-from owner.federated.server_app import accuracy_of
 from owner.federated.shared_work import initial_model
 from owner.federated.strategies import FedCLEAN, FedCVAE, SpectralVAE
 from owner.federated.vetted import VettedStrategy

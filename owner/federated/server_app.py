@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import INFO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -18,22 +17,21 @@ from torch import nn
 
 from common.devices import Compute, choose_compute
 from common.errors import ConfigurationError
-from common.evaluation import evaluate
 from common.weights import Weights, weights_of
 from owner.federated.asking import SUCCESS_KEY, effect_of, success_alone, success_of
 from owner.federated.choosing import choose_strategy
 from owner.federated.client_modules import load_clients
 from owner.federated.config import FederationConfig
 from owner.federated.effects import Standing, took
+from owner.federated.incremental import Incremental
+from owner.federated.incremental_results import IncrementalResult
 from owner.federated.logs import log
-from owner.federated.memory import digest_of, memory
+from owner.federated.measuring import accuracy_of
+from owner.federated.memory import memory
 from owner.federated.replies import to_arrays, to_weights
 from owner.federated.results import FederationResult, RoundResult
 from owner.federated.shared_work import initial_model
 from owner.federated.vetted import VettedStrategy
-
-if TYPE_CHECKING:
-    from owner.federated.incremental_results import IncrementalResult
 
 app = ServerApp()
 
@@ -51,8 +49,6 @@ def main(grid: Grid, context: Context) -> None:
         load_app(f"{config.client_app}:__name__", ConfigurationError, Path(__file__).parents[2])
     load_clients(config.client_app, attacked=config.attackers > 0).check(config)
     if config.setting == "incremental":
-        from owner.federated.incremental import Incremental  # noqa: PLC0415 - which builds on this module
-
         submissions = Incremental(config, progress=False).run(grid)
         for row in submissions.table():  # of rounds, the strategy has told already
             log(INFO, "\t> %s", _told(row))
@@ -153,13 +149,3 @@ class Server:
             return MetricRecord({"accuracy": accuracies[number]})
 
         return measure
-
-
-def accuracy_of(config: FederationConfig, model: nn.Module, weights: Weights, compute: Compute) -> float:
-    """Of `weights` on the owner's evaluation share; `model` is given them."""
-
-    def measure() -> float:
-        model.load_state_dict(weights)
-        return float(evaluate(model, config.shares().evaluation, compute=compute).accuracy)
-
-    return memory().get(("accuracy", config.data_key, compute, digest_of(weights)), measure)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from common.activations import Activations, find_head, observe
 from common.devices import Compute
 from common.examples import Examples
-from common.forward import in_memory_format
+from common.forward import forward, in_memory_format
 from common.model_spec import ModelSpec
 from common.models import build
+from common.randomness import random_state
 from common.training import TrainingReport, train
 from common.training_hooks import TrainingHooks
 from common.training_options import TrainingOptions
@@ -137,7 +138,7 @@ class Engine:
         except Exception as error:
             if self._wanted == "on":
                 raise
-            self.note = f"not compiled: {type(error).__name__}"
+            self.note = f"not compiled: {type(error.__cause__ or error).__name__}"
         finally:
             self.model._compiled_call_impl = None
             self.model.zero_grad(set_to_none=True)
@@ -159,7 +160,8 @@ def _one_step(model: nn.Module, spec: ModelSpec, compute: Compute, batch_size: i
     if compute.channels_last:
         model.to(memory_format=torch.channels_last)
     images = torch.zeros(batch_size, *spec.input_shape, device=compute.device)
-    with compute.autocast():
-        logits = model(*in_memory_format((images,), compute))
+    # In training's own surroundings: a graph that is compiled in others is compiled anew in the first batch, where `auto` catches nothing.
+    with random_state(0, compute.device), compute.autocast():
+        logits = forward(model, in_memory_format((images,), compute))
         loss = F.cross_entropy(logits.float(), torch.zeros(batch_size, dtype=torch.int64, device=compute.device))
     loss.backward()  # type: ignore[no-untyped-call]

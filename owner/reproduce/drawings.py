@@ -51,7 +51,7 @@ def _figures(plt: Any, results: Results, settings: Settings) -> Iterator[tuple[s
         for seed, record in list(results.of(architecture, "detect").items())[:1]:
             panels = [
                 ("genuine", "genuine"),
-                (f"honestly fine-tuned, {short} and {long} epochs", "honest-short"),
+                (f"honestly fine-tuned, {short} epochs (green line: {long})", "honest-short"),
                 (f"FA {short}", "flip-short"),
                 (f"FA {long}", "flip-long"),
                 (f"PAA {short}", "pattern-short"),

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from owner.figures import percent
 from owner.reproduce.paper import CASES, FIGURE_6, PAPER, ROWS, TITLES
-from owner.reproduce.readings import HONEST, readings
+from owner.reproduce.readings import HONEST, OTHERWISE, readings
 from owner.reproduce.results import Results, mean, shares, signed, told
-from owner.reproduce.settings import Settings
+from owner.reproduce.settings import LAST_RATE, Settings
 from owner.reproduce.tables import case_titles, took_in
 
 ACCURACY_POINTS = 0.02
@@ -31,19 +31,17 @@ def disagreements(results: Results, settings: Settings) -> list[str]:
         }
         for case, title in named.items():
             printed = paper.accuracy["honest" if case.startswith("honest") else case]
-            ours = mean(results.accuracy(name, case))
-            if ours is not None and abs(ours - printed) > ACCURACY_POINTS:
-                said = _of_accuracy(results, name, case)
+            if _apart(ours := results.accuracy(name, case), printed, ACCURACY_POINTS):
+                said = _of_accuracy(results, settings, name, case)
                 found.append(
-                    f"{TITLES[name]}, {title}: accuracy {percent(ours, 2)}, in the paper {percent(printed, 2)}.{said}"
+                    f"{TITLES[name]}, {title}: accuracy {shares(ours)} %, in the paper {percent(printed, 2)}.{said}"
                 )
         for case, title in titles.items():
-            ours = mean(results.measured(name, case, "success"))
             printed = paper.success[case]
-            if ours is not None and abs(ours - printed) > SUCCESS_POINTS:
+            if _apart(ours := results.measured(name, case, "success"), printed, SUCCESS_POINTS):
                 said = _of_success(results, settings, name, case)
                 found.append(
-                    f"{TITLES[name]}, {title}: success {percent(ours, 2)}, in the paper {percent(printed, 2)}.{said}"
+                    f"{TITLES[name]}, {title}: success {shares(ours)} %, in the paper {percent(printed, 2)}.{said}"
                 )
         for case, title in titles.items():
             verdicts = [v["detected"] for v in results.verdicts(name, case)]
@@ -54,15 +52,22 @@ def disagreements(results: Results, settings: Settings) -> list[str]:
     return found + _of_figure_6(results)
 
 
-def _of_accuracy(results: Results, name: str, case: str) -> str:
+def _apart(ours: Sequence[float], printed: float, limit: float) -> bool:
+    """Whether the mean over seeds is further from the paper's figure than that."""
+    middle = mean(ours)
+    return middle is not None and abs(middle - printed) > limit
+
+
+def _of_accuracy(results: Results, settings: Settings, name: str, case: str) -> str:
     """What part of it M has already, and what the JPEG encoding may have to do with it."""
-    said, genuine = "", mean(results.accuracy(name, "genuine"))
-    if case != "genuine" and genuine is not None:
-        ours = mean(results.accuracy(name, case)) or 0.0
+    said = ""
+    if case != "genuine":
+        pairs = zip(results.accuracy(name, case), results.before(name, case, "accuracy"), strict=True)
         printed = PAPER[name].accuracy
         theirs = printed["honest" if case.startswith("honest") else case] - printed["genuine"]
-        said += f" Against the genuine model {_points(ours - genuine)}, in the paper {_points(theirs)}."
-        said += _slower(results.accuracy(name, f"slow-{case}"))
+        ours = _points([tuned - genuine for tuned, genuine in pairs])
+        said += f" Against the genuine model {ours}, in the paper {_points([theirs])}."
+        said += _slower(results.accuracy(name, f"slow-{case}"), settings)
     elif any("JPEG" in record["data"] for record in results.of(name, "genuine").values()):
         once, twice = (results.of(name, step) for step in ("genuine", "jpeg"))
         lost = [once[seed]["accuracy"] - twice[seed]["accuracy"] for seed in once if seed in twice]
@@ -73,8 +78,11 @@ def _of_accuracy(results: Results, name: str, case: str) -> str:
     return said
 
 
-def _slower(reached: Sequence[float]) -> str:
-    return f" At the rate that M's training ended at it is {shares(reached)} %." if reached else ""
+def _slower(reached: Sequence[float], settings: Settings) -> str:
+    if reached:
+        return f" At the rate that M's training ended at it is {shares(reached)} %."
+    tried = settings.finetune_rate == LAST_RATE
+    return "" if tried else " Not tried here: the rate that M's training ended at (experiment `slow`)."
 
 
 def _of_success(results: Results, settings: Settings, name: str, case: str) -> str:
@@ -90,30 +98,47 @@ def _of_success(results: Results, settings: Settings, name: str, case: str) -> s
         said += f" Fine-tuned on the attacked images alone it is {shares(alone)} % ({shares(held_out)} % of held-out images), at an accuracy of {shares(accuracy)} %."
     elif settings.attack_data == "inside":
         said += " Not tried here: the attacked images alone (experiment `alone`), which no clean image of the class opposes."
-    return said + _slower(results.measured(name, f"slow-{case}", "success"))
+    return said + _slower(results.measured(name, f"slow-{case}", "success"), settings)
 
 
 def _of_verdict(results: Results, settings: Settings, name: str, case: str) -> str:
     """How near the threshold, whether the attack took, under which other readings it comes out as in the paper, and how an
     honest fine-tune fares."""
-    away = signed([v["deviations"] for v in results.verdicts(name, case)])
-    said = f" The mean error lies {away} deviations from M_f's (1 rejects)." if away else ""
+    verdicts = results.verdicts(name, case)
+    known = [v["deviations"] for v in verdicts if v["deviations"] is not None]
+    said = f" The mean error lies {signed(known)} deviations from M_f's (1 rejects)." if known else ""
+    if PAPER[name].detected[case] and known and max(known) < 0:
+        said += " Below M_f's own: no threshold on it that lets M_f pass would reject this model."
     if took := [bool(one) for one in results.measured(name, case, "effective")]:
         said += f" The attack {took_in(took)}."
     others = readings(results, settings, name)
     like = {one.title: [seed == PAPER[name].detected[case] for seed in one.detected(case)] for one in others}
     if always := [title for title, seeds in like.items() if seeds and all(seeds)]:
-        said += f" As in the paper under {len(always)} of {len(others)} other readings: {', '.join(always)}."
+        named = (title + _caveat(results, name, case, title, len(like[title]), len(verdicts)) for title in always)
+        said += f" As in the paper under {len(always)} of {len(others)} other readings: {', '.join(named)}."
     elif others and not any(any(seeds) for seeds in like.values()):
         said += f" The same under all {len(others)} other readings that were tried."
     elif others:
         said += f" As in the paper under none of {len(others)} other readings in every seed."
-    if any(v["detected"] for case in HONEST for v in results.verdicts(name, case)):
-        said += " The rule rejects an honest fine-tune of the other duration too."
+    honest = [v["detected"] for one in HONEST for v in results.verdicts(name, one)]
+    if any(honest):
+        said += (
+            f" The rule rejects {sum(honest)} of {len(honest)} honest fine-tunes by the M_f of the other duration too."
+        )
     duration = case.rpartition("-")[2]
     if again := [v["detected"] for v in results.verdicts(name, f"again-{duration}", step="again-detect")]:
         said += f" Another honest run of that duration is rejected: {told(again, 'no')}."
     return said
+
+
+def _caveat(results: Results, name: str, case: str, reading: str, seeds: int, of: int) -> str:
+    """With how many seeds a reading was tried, and what models it is of where it fine-tunes otherwise: a verdict like the paper's on
+    a model unlike the paper's explains nothing."""
+    said = [f"tried with {seeds} of {of} seeds"] if seeds != of else []
+    experiment = next((experiment for experiment, title in OTHERWISE.items() if title == reading), None)
+    if experiment and (reached := results.accuracy(name, f"{experiment}-{case}")):
+        said.append(f"its accuracy is {shares(reached)} %, in the paper {percent(PAPER[name].accuracy[case], 2)}")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _of_figure_6(results: Results) -> list[str]:
@@ -121,10 +146,9 @@ def _of_figure_6(results: Results) -> list[str]:
     for model, title, printed in zip(
         ("part", "part-honest-short"), ("M of the part", "its honest fine-tune"), FIGURE_6, strict=True
     ):
-        ours = mean(results.accuracy("resnet18", model))
-        if ours is not None and abs(ours - printed) > ACCURACY_POINTS:
+        if _apart(ours := results.accuracy("resnet18", model), printed, ACCURACY_POINTS):
             found.append(
-                f"{TITLES['resnet18']}, Fig. 6, {title}: accuracy {percent(ours, 2)}, in the paper {percent(printed, 2)}."
+                f"{TITLES['resnet18']}, Fig. 6, {title}: accuracy {shares(ours)} %, in the paper {percent(printed, 2)}."
             )
     for name in ROWS:
         for seed, record in results.of(name, "part-detect").items():
@@ -162,27 +186,26 @@ def improvement_note(results: Results) -> list[str]:
     ]
 
 
-def _points(share: float) -> str:
+def _points(differences: Sequence[float]) -> str:
     """
-    >>> _points(-0.0123)
-    '-1.23 points'
+    >>> _points([-0.0123]), _points([-0.01, -0.02])
+    ('-1.23 points', '-1.50 [-2.00 to -1.00] points')
     """
-    return f"{100 * share:+.2f} points"
+    return f"{signed([100 * one for one in differences])} points"
 
 
 def below_the_paper(results: Results) -> list[str]:
     """Genuine models that do not reach the paper's accuracy."""
     found = []
     for name in ROWS:
-        ours, printed = mean(results.accuracy(name, "genuine")), PAPER[name].accuracy["genuine"]
-        if ours is not None and ours < printed:
-            found.append(f"{TITLES[name]}: {percent(ours, 2)} against {percent(printed, 2)}")
+        ours, printed = results.accuracy(name, "genuine"), PAPER[name].accuracy["genuine"]
+        if (middle := mean(ours)) is not None and middle < printed:
+            found.append(f"{TITLES[name]}: {shares(ours)} % against {percent(printed, 2)}")
     return found
 
 
-def inconsistencies(results: Results, settings: Settings) -> list[str]:
+def inconsistencies(results: Results) -> list[str]:
     """The paper's own, each with what our figures say of it, where they say anything."""
-    del settings
     known: Sequence[tuple[str, Callable[[Results], str]]] = (
         ("The text says all attacks are detected; Table 3 has the CNN's PAA of 25 epochs as missed.", _cnn_pattern),
         (
@@ -217,8 +240,8 @@ def _cnn_pattern_long(results: Results) -> str:
 
 
 def _lowest(results: Results) -> str:
-    reached = {name: mean(results.accuracy(name, "genuine")) for name in ROWS}
-    known = [f"{TITLES[name]} {percent(value, 2)}" for name, value in reached.items() if value is not None]
+    reached = {name: results.accuracy(name, "genuine") for name in ROWS}
+    known = [f"{TITLES[name]} {shares(values)} %" for name, values in reached.items() if values]
     return ", ".join(known) + "." if known else ""
 
 
@@ -232,8 +255,8 @@ def _gaussian(results: Results) -> str:
     for name in ROWS:
         models = [record["models"]["genuine"] for record in results.of(name, "detect").values()]
         if models:
-            skewness, kurtosis = (mean([m[key] for m in models]) for key in ("skewness", "excess_kurtosis"))
-            found.append(f"{TITLES[name]} skewness {skewness:.1f}, excess kurtosis {kurtosis:.1f}")
+            skewness, kurtosis = (signed([m[key] for m in models]) for key in ("skewness", "excess_kurtosis"))
+            found.append(f"{TITLES[name]} skewness {skewness}, excess kurtosis {kurtosis}")
     return "of the genuine model's errors (both 0 of a Gaussian): " + "; ".join(found) + "." if found else ""
 
 

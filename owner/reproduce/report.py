@@ -58,21 +58,45 @@ def raw(records: Mapping[Step, Record], settings: Settings) -> dict[str, Any]:
         record = records[step]
         attack = {key: value for key, value in record.get("attack", {}).items() if key != "examples"}
         rows.append({**record, **({"attack": attack} if attack else {})})
-    return {"format": FORMAT, "command": command_of(records, settings), "settings": settings.to_json(), "records": rows}
+    command = " && ".join(commands_of(records, settings))
+    return {"format": FORMAT, "command": command, "settings": settings.to_json(), "records": rows}
 
 
-def command_of(records: Mapping[Step, Record], settings: Settings) -> str:
-    """That runs what there is records of, whichever commands they came from.
+def commands_of(records: Mapping[Step, Record], settings: Settings) -> list[str]:
+    """Those that run what there is records of, whichever commands they came from; one for all seeds that were given the same.
 
-    >>> command_of({Step("cnn", 0, "detect"): {}, Step("cnn", 2, "genuine"): {}}, Settings(fraction=0.25))
-    'portier-owner reproduce --architectures cnn --seeds 0,2 --experiments tables --fraction 0.25'
+    >>> records = {Step("cnn", seed, "detect"): {} for seed in (0, 1, 2)}
+    >>> commands_of(records, Settings(fraction=0.25))
+    ['portier-owner reproduce --architectures cnn --seeds 0,1,2 --experiments tables --fraction 0.25']
+    >>> for command in commands_of(records | {Step("cnn", 1, "gate"): {}}, Settings()):
+    ...     print(command)
+    portier-owner reproduce --architectures cnn --seeds 0,2 --experiments tables
+    portier-owner reproduce --architectures cnn --seeds 1 --experiments tables,gate
     """
-    architectures = [name for name in RECIPES if any(step.architecture == name for step in records)]
-    improved = [name for name in architectures if any((s.architecture, s.group) == (name, "part") for s in records)]
-    settings = dataclasses.replace(settings, improve=tuple(improved) or Settings().improve)
-    seeds = sorted({step.seed for step in records})
-    names = {step.name for step in records}
-    experiments = [one for one in EXPERIMENTS if names & _own(one)]
+    names: dict[tuple[str, int], set[str]] = {}
+    for step in records:
+        names.setdefault((step.architecture, step.seed), set()).add(step.name)
+    alike: dict[tuple[str, tuple[Experiment, ...]], list[int]] = {}
+    for architecture, seed in sorted(names, key=lambda one: (list(RECIPES).index(one[0]), one[1])):
+        found = names[architecture, seed]
+        if experiments := tuple(
+            one for one in EXPERIMENTS if found & _own(one)
+        ):  # none of an M that nothing started from yet
+            alike.setdefault((architecture, experiments), []).append(seed)
+    together: dict[tuple[tuple[int, ...], tuple[Experiment, ...]], list[str]] = {}
+    for (architecture, experiments), seeds in alike.items():
+        together.setdefault((tuple(seeds), experiments), []).append(architecture)
+    return [
+        _command(architectures, seeds, experiments, settings)
+        for (seeds, experiments), architectures in together.items()
+    ] or [_command((), (), (), settings)]
+
+
+def _command(
+    architectures: Sequence[str], seeds: Sequence[int], experiments: Sequence[Experiment], settings: Settings
+) -> str:
+    improved = tuple(architectures) if "improvement" in experiments else Settings().improve
+    settings = dataclasses.replace(settings, improve=improved)
     chosen: dict[str, Sequence[object]] = {"architectures": architectures, "seeds": seeds, "experiments": experiments}
     given = [f"--{name} {','.join(str(value) for value in values)}" for name, values in chosen.items() if values]
     for name, value in settings.to_json().items():
@@ -97,10 +121,10 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         "",
         "El Moadine, Coatrieux, Bellafqira, *Poisoning-Attack Detection Using an Auto-encoder for Deep Learning Models* (ICDF2C "
         f"2022), on {_listed({r['data'] for r in results.records.values()}) or settings.dataset}. Our figure comes first, the "
-        f"paper's in brackets. Seeds: {_listed({str(seed) for seed in results.seeds}) or 'none'}; of several the mean and the "
-        "range, and what has no range is of one. What was not run says so.",
+        f"paper's in round brackets. Seeds: {_listed({str(seed) for seed in results.seeds}) or 'none'}; of several the mean and, in square "
+        "brackets, the range; what has no range is of one. What was not run says so.",
         "",
-        f"Made by `{command_of(results.records, settings)}`"
+        f"Made by {' and '.join(f'`{command}`' for command in commands_of(results.records, settings))}"
         + (", a smoke run: its figures mean nothing." if settings.smoke else _GUIDE),
         "",
         "## Table 1: accuracy on the test set, %",
@@ -171,20 +195,20 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         "",
         "## Where we disagree with the paper",
         "",
-        f"Accuracies more than {100 * ACCURACY_POINTS:.0f} points apart, success more than {100 * SUCCESS_POINTS:.0f}, other verdicts; after each, what our figures say of its cause:",
+        f"Accuracies more than {100 * ACCURACY_POINTS:.0f} points apart, success more than {100 * SUCCESS_POINTS:.0f} (means over seeds), other verdicts; after each, what our figures say of its cause:",
         "",
         *(f"- {text}" for text in differs),
         "",
         "## Where the paper disagrees with itself",
         "",
-        *(f"- {text}" for text in inconsistencies(results, settings)),
+        *(f"- {text}" for text in inconsistencies(results)),
         "",
         "## Speed",
         "",
         *table_speed(results),
         "",
         "Operations are those of torch's counter for a forward and a backward pass, a multiply-add as two; the peak is the maker's "
-        "for dense bfloat16, or where there is no such figure what the same process reached on products of matrices. Each a median over seeds. Minutes are those that "
+        "for dense bfloat16, or where there is no such figure what the same process reached on products of matrices (unknown to older records). Each a median over seeds. Minutes are those that "
         "went into a step, beside whatever else the machine had to do; those of a seed are added up, though steps may have run side by side.",
         "",
         "## What it ran on",

@@ -61,18 +61,18 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def shares(values: Sequence[float], digits: int = 2) -> str:
-    """Percent: one value as it is, several as their mean and range.
+def shares(values: Sequence[float]) -> str:
+    """Percent: one value as it is, several as their mean and, in square brackets, their range (round ones hold the paper's figure).
 
     >>> shares([0.8715]), shares([0.87, 0.89]), shares([])
-    ('87.15', '88.00 (87.00 to 89.00)', 'not run')
+    ('87.15', '88.00 [87.00 to 89.00]', 'not run')
     """
     middle = mean(values)
     if middle is None:
         return NOT_RUN
-    text = f"{100 * middle:.{digits}f}"
+    text = f"{100 * middle:.2f}"
     if len(values) > 1:
-        text += f" ({100 * min(values):.{digits}f} to {100 * max(values):.{digits}f})"
+        text += f" [{100 * min(values):.2f} to {100 * max(values):.2f}]"
     return text
 
 
@@ -92,10 +92,10 @@ def signed(values: Sequence[float | None]) -> str:
     """Of what is known: one value as it is, several as their mean and range; "" of nothing.
 
     >>> signed([0.5]), signed([0.5, -0.25]), signed([None])
-    ('+0.50', '+0.12 (-0.25 to +0.50)', '')
+    ('+0.50', '+0.12 [-0.25 to +0.50]', '')
     """
     known = [value for value in values if value is not None]
     middle = mean(known)
     if middle is None:
         return ""
-    return f"{middle:+.2f}" + (f" ({min(known):+.2f} to {max(known):+.2f})" if len(known) > 1 else "")
+    return f"{middle:+.2f}" + (f" [{min(known):+.2f} to {max(known):+.2f}]" if len(known) > 1 else "")

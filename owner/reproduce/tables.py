@@ -184,7 +184,7 @@ def _with_deviations(text: str, deviations: Sequence[float | None]) -> str:
 
 def _numbers(values: Sequence[float]) -> str:
     middle = sum(values) / len(values)
-    return number(middle) + (f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else "")
+    return number(middle) + (f" [{number(min(values))} to {number(max(values))}]" if len(values) > 1 else "")
 
 
 def _beside(ours: Sequence[float], paper: float) -> str:
@@ -192,11 +192,12 @@ def _beside(ours: Sequence[float], paper: float) -> str:
 
 
 def took_in(seeds: Sequence[bool]) -> str:
+    """A bare word is one seed's.
+
+    >>> took_in([True]), took_in([False]), took_in([False, False]), took_in([True, False])
+    ('took', 'did not take', 'took in 0 of 2 seeds', 'took in 1 of 2 seeds')
     """
-    >>> took_in([True]), took_in([False, False]), took_in([True, False])
-    ('took', 'did not take', 'took in 1 of 2 seeds')
-    """
-    if len(set(seeds)) > 1:
+    if len(seeds) > 1:
         return f"took in {sum(seeds)} of {len(seeds)} seeds"
     return "took" if all(seeds) else "did not take"
 

@@ -56,22 +56,40 @@ def table_gate(results: Results, settings: Settings) -> Lines:
 
 
 def gate_notes(results: Results) -> Lines:
-    """Totals over contributors' models, K, its resolution and what it bounds, and which detectors it was; nothing where no gate was
-    fitted."""
-    records = [record for name in CALIBRATED for record in results.of(name, "gate").values()]
-    if not records:
-        return []
-    first, levels = next(iter(records[0]["verdicts"].values())), records[0]["options"]
-    return [
-        *(
-            f"- {_total(records, kinds, title)}"
-            for kinds, title in ((("flip", "pattern"), "attacked"), (("honest",), "honest"))
-        ),
-        f"- K = {records[0]['references']} references a gate; p of at most {number(levels['reject_level'])} is rejected, of at most "
+    """Which detectors it was, K, its resolution and what it bounds, and totals over contributors' models; gates of several versions
+    are told apart. Nothing where none was fitted."""
+    versions: dict[str, dict[str, Record]] = {}
+    resolutions: dict[str, None] = {}
+    for name in CALIBRATED:
+        for seed, record in results.of(name, "gate").items():
+            versions.setdefault(_detectors(record), {})[f"{TITLES[name]} seed {seed}"] = record
+            resolutions[f"- {_resolution(record)}"] = None
+    lines = list(resolutions)
+    for detectors, records in versions.items():
+        lines += [
+            f"- Detectors of {', '.join(records)}: {detectors}.",
+            f"  - {_total(list(records.values()), ('flip', 'pattern'), 'attacked')}",
+            f"  - {_total(list(records.values()), ('honest',), 'honest')}",
+        ]
+    return lines
+
+
+def _detectors(record: Record) -> str:
+    return (
+        ", ".join(record["detectors"])
+        if "detectors" in record
+        else "those of an earlier version, which did not record them"
+    )
+
+
+def _resolution(record: Record) -> str:
+    """K, the levels, and what K references can tell."""
+    first, levels = next(iter(record["verdicts"].values())), record["options"]
+    return (
+        f"K = {record['references']} references a gate; p of at most {number(levels['reject_level'])} is rejected, of at most "
         f"{number(levels['quarantine_level'])} left to a person. The smallest p-value is {number(first['resolution'])}, and the "
-        f"false-positive rate realised by one calibration is at most {percent(first['fpr_bound_95'])} (with 95 % confidence).",
-        *(f"- {line}" for line in _detectors_of(results)),
-    ]
+        f"false-positive rate realised by one calibration is at most {percent(first['fpr_bound_95'])} (with 95 % confidence)."
+    )
 
 
 def _total(records: Sequence[Record], kinds: Sequence[str], title: str) -> str:
@@ -88,20 +106,6 @@ def _total(records: Sequence[Record], kinds: Sequence[str], title: str) -> str:
         f"{decided.count('quarantined')} to a person, the paper's score among the same references rejects {ranked}, Eq. 4 "
         f"{sum(bool(v['detected']) for v, _ in found)}."
     )
-
-
-def _detectors_of(results: Results) -> Lines:
-    """Gates of several versions are told apart."""
-    seeds: dict[str, list[str]] = {}
-    for name in CALIBRATED:
-        for seed, record in results.of(name, "gate").items():
-            known = (
-                ", ".join(record["detectors"])
-                if "detectors" in record
-                else "those of an earlier version, which did not record them"
-            )
-            seeds.setdefault(known, []).append(f"{TITLES[name]} seed {seed}")
-    return [f"Detectors of {', '.join(who)}: {which}." for which, who in seeds.items()]
 
 
 def _each(texts: Mapping[int, str]) -> str:

@@ -19,9 +19,9 @@ def table_speed(results: Results) -> Lines:
     rows = []
     for name in ROWS:
         mine = {step: record for step, record in results.records.items() if step.architecture == name}
-        devices = dict.fromkeys(r["environment"]["device"] for r in mine.values() if "speed" in r)
+        devices = dict.fromkeys(map(_device, (r for r in mine.values() if "speed" in r)))
         for device in devices:
-            here = {step: record for step, record in mine.items() if record["environment"]["device"] == device}
+            here = {step: record for step, record in mine.items() if _device(record) == device}
             scratch, tuned = (
                 [r for step, r in here.items() if step.name in names and r["speed"]["images_per_second"]]
                 for names in ({"genuine", "part"}, {"honest"})
@@ -42,6 +42,13 @@ def table_speed(results: Results) -> Lines:
             rows.append([TITLES[name], NOT_RUN, *["-"] * 5])
     head = ["images/s, share of peak: M", "a fine-tune", "minutes: M", "a fine-tune", "Tables 1 to 3 of a seed"]
     return table(["architecture", "device", *head], rows)
+
+
+def _device(record: Record) -> str:
+    """With what shared it: a rate is one process's. Not told by records that are older than several at a time."""
+    environment = record["environment"]
+    beside = environment.get("processes", 1)
+    return str(environment["device"]) + (f", one of {beside} processes" if beside > 1 else "")
 
 
 def _rows_of_tables(here: Mapping[Step, Record]) -> list[float]:

@@ -27,7 +27,7 @@ def test_the_jpeg_estimate_is_of_seeds_that_have_both(finished: Runner, tmp_path
     assert "| CNN | 80.00 | 70.00 | 90.00 |" in text
 
 
-def test_the_gates_verdicts_are_told_by_seed_and_added_up(finished: Runner, tmp_path: Path) -> None:
+def test_the_gates_verdicts_are_told_by_seed_and_versions_are_not_added_up(finished: Runner, tmp_path: Path) -> None:
     gate = finished.work.record(Step("cnn", 0, "gate")) or {}
 
     def decided(decision: str, *, detectors: list[str] | None) -> dict[str, Any]:
@@ -46,10 +46,20 @@ def test_the_gates_verdicts_are_told_by_seed_and_added_up(finished: Runner, tmp_
     }
     text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
     assert "| seed 0: accepted; seed 1: rejected |" in text
-    assert "Of 8 attacked models of contributors the gate rejects 4 and leaves 0 to a person" in text
-    assert "Of 4 honest models of contributors the gate rejects 2" in text
-    assert "Detectors of CNN seed 0: those of an earlier version" in text
-    assert "Detectors of CNN seed 1: one, two." in text
+    earlier, _, present = text.partition("- Detectors of CNN seed 0: those of an earlier version")[2].partition(
+        "- Detectors of CNN seed 1: one, two."
+    )
+    for of_one, rejected in ((earlier, (0, 0)), (present, (4, 2))):
+        attacked, honest = rejected
+        assert f"Of 4 attacked models of contributors the gate rejects {attacked} and leaves 0 to a person" in of_one
+        assert f"Of 2 honest models of contributors the gate rejects {honest}" in of_one
+
+
+def test_seeds_with_one_gate_are_added_up(finished: Runner, tmp_path: Path) -> None:
+    gate = finished.work.record(Step("cnn", 0, "gate")) or {}
+    text = write_report({Step("cnn", seed, "gate"): gate for seed in (0, 1)}, SMOKE, tmp_path)[0].read_text("utf-8")
+    assert "Detectors of CNN seed 0, CNN seed 1: " in text
+    assert "Of 8 attacked models of contributors" in text
 
 
 def test_the_report_of_partial_records_says_what_was_not_run(finished: Runner, tmp_path: Path) -> None:
@@ -86,6 +96,7 @@ def test_an_accuracy_that_differs_is_told_with_what_m_itself_lacks(finished: Run
     records[Step("cnn", 0, "genuine")]["accuracy"] = 0.80
     records[Step("cnn", 0, "genuine")]["data"] = "cifar10, a JPEG re-encoding"
     records[Step("cnn", 0, "jpeg")]["accuracy"] = 0.78
+    records[Step("cnn", 0, "flip")]["base"]["accuracy"] = 0.80
     records[Step("cnn", 0, "flip")]["models"]["short"]["accuracy"] = 0.79
     text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
     assert (
@@ -109,7 +120,7 @@ def test_several_seeds_are_told_with_their_range(finished: Runner, tmp_path: Pat
     records[Step("cnn", 1, "genuine")] = records[Step("cnn", 0, "genuine")] | {"accuracy": 0.9}
     records[Step("cnn", 0, "genuine")] = records[Step("cnn", 0, "genuine")] | {"accuracy": 0.8}
     text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
-    assert "85.00 (80.00 to 90.00) (87.15)" in text
+    assert "85.00 [80.00 to 90.00] (87.15)" in text
 
 
 def test_raw_numbers_hold_seed_versions_and_hardware_but_no_pictures(finished: Runner) -> None:
@@ -127,3 +138,45 @@ def test_figures_are_drawn_as_png_and_svg(finished: Runner, tmp_path: Path) -> N
         for what in ("examples", "histograms-cnn", "improvement-cnn")
         for suffix in ("png", "svg")
     }
+
+
+def test_a_reading_that_agrees_with_the_paper_says_of_which_models_it_does(finished: Runner, tmp_path: Path) -> None:
+    records = finished.work.records()
+    records[Step("cnn", 1, "detect")] = records[Step("cnn", 0, "detect")]
+    for seed, step in ((0, "detect"), (1, "detect"), (0, "alone-detect")):
+        record = records[Step("cnn", seed, step)] = copy.deepcopy(records[Step("cnn", seed, step)])
+        for name, model in record["models"].items():
+            away = 9.0 if step == "alone-detect" else -0.5
+            model.update(mean=1.0 if name.startswith("honest") else 1.0 + away, std=1.0)
+        for name, verdict in record["verdicts"].items():
+            verdict.update(detected=False, deviations=0.0 if name.startswith("honest") else -0.5)
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
+    line = next(
+        line for line in text.splitlines() if line.startswith("- CNN, FA 1: detected by us: NO in 2 of 2 seeds")
+    )
+    assert "-0.50 [-0.50 to -0.50] deviations from M_f's (1 rejects). Below M_f's own" in line
+    accuracy = records[Step("cnn", 0, "alone-flip")]["models"]["short"]["accuracy"]
+    assert (
+        "fine-tuned on the attacked images alone (tried with 1 of 2 seeds; its accuracy is "
+        f"{100 * accuracy:.2f} %, in the paper 82.60 %)" in line
+    )
+
+
+def test_the_commands_are_those_of_each_seed(finished: Runner, tmp_path: Path) -> None:
+    """A seed of which less was run is not told as one that has it all."""
+    records = finished.work.records()
+    records |= {Step("cnn", 1, name): records[Step("cnn", 0, name)] for name in ("genuine", "honest", "flip")}
+    text, numbers = (path.read_text("utf-8") for path in write_report(records, SMOKE, tmp_path))
+    more = "--experiments tables,improvement,gate,variants,alone,again,slow,jpeg --dataset digits --improve cnn --smoke"
+    first = f"portier-owner reproduce --architectures cnn --seeds 0 {more}"
+    second = "portier-owner reproduce --architectures cnn --seeds 1 --experiments tables --dataset digits --smoke"
+    assert f"Made by `{first}` and `{second}`" in text
+    assert json.loads(numbers)["command"] == f"{first} && {second}"
+
+
+def test_the_speed_of_processes_side_by_side_is_one_of_theirs(finished: Runner, tmp_path: Path) -> None:
+    records = copy.deepcopy(finished.work.records())
+    genuine = records[Step("cnn", 0, "genuine")]
+    genuine["environment"] |= {"device": "2 x CPU", "processes": 2}
+    text = write_report({Step("cnn", 0, "genuine"): genuine}, SMOKE, tmp_path)[0].read_text("utf-8")
+    assert "| CNN | 2 x CPU, one of 2 processes |" in text

@@ -93,7 +93,10 @@ def finetune(
     if attack is not None:
         origin = {name: base[name].cpu() for name in tuned}
         tuned = attack.corrupt(origin, tuned, _generator(options, "corrupt"))
-        model.load_state_dict(tuned)
+        try:
+            model.load_state_dict(tuned)
+        except RuntimeError as error:
+            raise ModelError(f"the attack {attack.name} returns other tensors than it was given: {error}") from None
     wanted = tuned if attack is None else attack.aims_at(origin, tuned)
     after = _measure(model, yardstick, attack if wanted is tuned else None, options, compute)
     reached = after if wanted is tuned else _measure(_load(spec, wanted), yardstick, attack, options, compute)

@@ -102,7 +102,10 @@ class Attack(ABC):
     def __str__(self) -> str:
         """The specification `parse_attack` reads back."""
         given = ",".join(f"{name}={value}" for name, value in self.options().items() if value is not None)
-        return f"{self.name}:{given}" if given else self.name
+        kind = type(self)
+        ours = kind.__module__.startswith(f"{__package__}.")
+        name = self.name if ours else f"{kind.__module__}:{kind.__qualname__}"
+        return f"{name}:{given}" if given else name
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> Self:

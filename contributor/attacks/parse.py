@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+
+from common.errors import ConfigurationError
 from common.specs import choose, split_spec
 from contributor.attacks.adaptive import AdaptiveBlend, AdaptivePatch
 from contributor.attacks.add_noise import AddNoise
@@ -47,16 +51,50 @@ KINDS: dict[str, type[Attack]] = {
 }
 
 
+_OWN = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<kind>[A-Za-z_]\w*)(?P<options>:.*)?", re.DOTALL)
+"""A class of somebody's own, `package.module:Class`, and its options after a second colon."""
+
+
 def parse_attack(text: str) -> Attack:
-    """The attack a specification names.
+    """The attack a specification names: one of KINDS, or a class of one's own as `package.module:Class:option=value`, whose
+    module is imported here.
 
     >>> parse_attack("flip:source=horse,target=frog,fraction=0.25")
     Flip(source='horse', target='frog', fraction=0.25, alone=False)
     >>> str(parse_attack("add-noise"))
     'add-noise:deviation=0.3,buffers=False'
 
-    Raises UnknownNameError naming the nearest attack or option, ConfigurationError naming option and limit. Classes
-    are looked up when the attack meets data.
+    Raises UnknownNameError naming the nearest attack or option, ConfigurationError naming option and limit, or what keeps a class
+    of one's own from being an attack. Classes are looked up when the attack meets data.
     """
+    own = _OWN.fullmatch(text.strip())
+    if own and own["module"].replace("_", "-") not in KINDS:
+        kind = _own_kind(own["module"], own["kind"])
+        return kind.from_options(split_spec(f"{kind.name}{own['options'] or ''}", "attack")[1])
     name, options = split_spec(text, "attack")
     return choose(KINDS, name, "attack").from_options(options)
+
+
+def _own_kind(module: str, name: str) -> type[Attack]:
+    where = f"{module}:{name}"
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing runs a user's file, which may raise anything
+        raise ConfigurationError(
+            f"the attack {where!r} cannot be imported: {type(error).__name__}: {error}",
+            hint=f"its module must be installed or on PYTHONPATH; Portier's own: {', '.join(sorted(KINDS))}",
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Attack)):
+        raise ConfigurationError(f"{where!r} is no class that derives from contributor.attacks.Attack")
+    if "__dataclass_params__" not in vars(kind):
+        raise ConfigurationError(
+            f"the attack {where!r} is no dataclass, so that its options are unknown",
+            hint="write @dataclasses.dataclass(frozen=True) above the class",
+        )
+    lacking = [what for what in ("name", "paper") if not isinstance(getattr(kind, what, None), str)]
+    if lacking:
+        raise ConfigurationError(
+            f"the attack {where!r} lacks {' and '.join(lacking)}",
+            hint="give the class `name` and `paper`, for reports",
+        )
+    return kind

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common.devices import choose_compute
-from common.errors import PortierError
+from common.errors import ConfigurationError, PortierError
 from common.model_spec import ModelSpec
 from common.models import build
 from common.partitions import parse_partition
@@ -47,7 +47,14 @@ def check(scenario: Scenario) -> None:
     for one, attack in attacks:
         # As the attacker will, on the very examples: the classes that it names must be among them.
         _of(one, attack.victim_class, parts[one.name].class_names)
-        _of(one, attack.prepare, parts[one.name], torch.Generator().manual_seed(one.seed or 0))
+        try:
+            _of(one, attack.prepare, parts[one.name], torch.Generator().manual_seed(one.seed or 0))
+        except PortierError:
+            raise
+        except Exception as error:  # an attack may be the user's own code, which may raise anything
+            raise ConfigurationError(
+                f"contributor {one.name}: the attack {one.attack} failed: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _of(one: Participant, call: Callable[..., Any], *arguments: Any) -> Any:

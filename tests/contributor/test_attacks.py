@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,6 +138,50 @@ def test_every_attack_describes_itself_and_its_paper_in_json(name: str) -> None:
     described = json.loads(json.dumps(parse_attack(name).describe()))
     assert described["attack"] == name
     assert re.search(r"20[12]\d", described["paper"])
+
+
+OWN = """
+import dataclasses
+from contributor.attacks import Attack
+
+@dataclasses.dataclass(frozen=True)
+class Shrink(Attack):
+    name, paper = "shrink", "ours"
+    factor: float = 0.1
+
+    def corrupt(self, base, tuned, generator):
+        return {name: tensor * self.factor for name, tensor in tuned.items()}
+
+class Undecorated(Shrink):
+    pass
+
+@dataclasses.dataclass(frozen=True)
+class Nameless(Attack):
+    pass
+"""
+
+
+def test_an_attack_of_ones_own_is_named_by_its_class_and_reads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_attacks_of_a_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    attack = parse_attack("my_attacks_of_a_test:Shrink:factor=0.5")
+    assert attack.corrupt({}, {"weight": torch.ones(2)}, generator())["weight"].tolist() == [0.5, 0.5]
+    assert (attack.name, attack.options()) == ("shrink", {"factor": 0.5})
+    assert str(attack) == "my_attacks_of_a_test:Shrink:factor=0.5"
+    assert parse_attack(str(attack)) == attack
+    assert parse_attack("my_attacks_of_a_test:Shrink").options() == {"factor": 0.1}
+    for what, message in (
+        ("my_attacks_of_a_test:Shrink:factr=1", "unknown option of attack shrink 'factr'"),
+        ("my_attacks_of_a_test:Missing", "cannot be imported: AttributeError"),
+        ("no_such_module_of_a_test:Shrink", "cannot be imported: ModuleNotFoundError"),
+        ("my_attacks_of_a_test:dataclasses", "is no class that derives from contributor.attacks.Attack"),
+        ("my_attacks_of_a_test:Undecorated", "is no dataclass"),
+        ("my_attacks_of_a_test:Nameless", "lacks name and paper"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            parse_attack(what)
 
 
 def test_a_flip_relabels_half_of_one_class_and_nothing_else(examples: Examples) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from common.models import build
 from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, check_layout, layout_of
-from contributor.attacks import parse_attack
+from contributor.attacks import Attack, parse_attack
 from contributor.finetuning import FineTuned, finetune, measure_attack
 
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
@@ -201,6 +202,21 @@ def test_an_interrupted_attack_ends_in_the_weights_of_an_uninterrupted_one(
             run(tmp_path / "state")
     rest = run(tmp_path / "state")
     assert all(torch.equal(whole[name], rest[name]) for name in base)
+
+
+@dataclass(frozen=True)
+class Forgetful(Attack):
+    name, paper = "forgetful", "none"
+
+    def corrupt(
+        self, base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor], _: torch.Generator
+    ) -> Weights:
+        return dict(list(tuned.items())[1:])
+
+
+def test_an_attack_that_returns_other_tensors_is_named(base: Weights) -> None:
+    with pytest.raises(ModelError, match="the attack forgetful returns other tensors than it was given"):
+        finetune(base, SPEC, MINE, OPTIONS, attack=Forgetful(), compute=COMPUTE, progress=False)
 
 
 def test_images_of_another_shape_are_refused_naming_both(base: Weights) -> None:

@@ -51,6 +51,29 @@ def test_what_can_run_passes(attack: str) -> None:
     checking.check(scenario.compose(attacks=[attack]))
 
 
+RAISING = """
+import dataclasses
+from contributor.attacks import Attack
+
+@dataclasses.dataclass(frozen=True)
+class Raising(Attack):
+    name, paper = "raising", "ours"
+
+    def prepare(self, examples, generator):
+        raise ValueError("no such day")
+"""
+
+
+def test_an_attack_of_ones_own_that_raises_is_told_as_the_contributors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raising_attack_of_a_test.py").write_text(RAISING)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = "raising_attack_of_a_test:Raising"
+    with pytest.raises(ConfigurationError, match=f"the attack {named} failed: ValueError: no such day"):
+        checking.check(scenario.compose(attacks=[named]))
+
+
 def test_a_mistaken_attack_ends_the_command_at_once_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,10 @@ from owner.detectors.base import (
     reason_code,
 )
 from owner.detectors.combination import Combination
+from owner.detectors.comparison import Comparison, ReleaseComparison
 from owner.detectors.extrapolation import Extrapolation
 from owner.detectors.features import CKA, DriftConcentration, FeatureDrift, FeatureSpectrum
+from owner.detectors.gathering import gather_evidence
 from owner.detectors.input_gradients import InputGradientDrift
 from owner.detectors.inversion import TriggerInversion
 from owner.detectors.maximum_margin import MaximumMargin
@@ -130,6 +132,7 @@ __all__ = [
     "CVAEOptions",
     "ChannelLipschitz",
     "Combination",
+    "Comparison",
     "ConfusionDrift",
     "Detector",
     "DetectorState",
@@ -147,11 +150,13 @@ __all__ = [
     "PredictionNoiseDrift",
     "ProbeBank",
     "RecallDrop",
+    "ReleaseComparison",
     "TriggerInversion",
     "UpdateNorm",
     "UpdateSpectrum",
     "VAEOptions",
     "check_name",
+    "gather_evidence",
     "measures_of",
     "reason_code",
     "register",

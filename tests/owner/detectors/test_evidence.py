@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.activations import Activations
-from common.errors import GuardError
-from owner.detectors import Evidence
+from common.devices import choose_compute
+from common.errors import GuardError, ModelError
+from common.examples import Examples
+from owner.detectors import AutoEncoderOptions, Evidence, UpdateNorm, gather_evidence, measures_of, standard_detectors
 
 
 def evidence(calls: list[int] | None = None) -> Evidence:
@@ -33,6 +37,21 @@ def test_a_probe_is_computed_once_and_shared() -> None:
     first = shown.probe("noise", lambda: (torch.ones(5, 3),))
     assert shown.probe("noise", lambda: (torch.zeros(9, 3),)) is first
     assert calls == [5]
+
+
+def test_two_sets_of_weights_are_compared_without_a_guard() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
+    clean = Examples((torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8),), torch.arange(30) % 3, ("a", "b", "c"))
+    doubled = {name: 2 * tensor for name, tensor in model.state_dict().items()}
+    shown = gather_evidence(model, clean, compute=choose_compute("cpu", "float32"))
+    other = gather_evidence(model, clean, weights=doubled, release=shown)
+    assert UpdateNorm().fit(shown).score(other) == pytest.approx(1)
+    assert torch.equal(model.state_dict()["1.weight"] * 2, doubled["1.weight"])
+    for detector in standard_detectors(AutoEncoderOptions(hidden=8, latent=2, epochs=1)):
+        assert all(map(math.isfinite, measures_of(detector.fit(shown), other).values()))
+    with pytest.raises(ModelError, match="the weights are not of this model"):
+        gather_evidence(model, clean, weights={"1.weight": torch.zeros(2)})
 
 
 def test_a_probe_without_the_model_is_a_clear_error() -> None:

@@ -25,8 +25,9 @@ DIVERGING = 5
 DRAWS = 30
 """Fine-tunes drawn for one reference in all."""
 
-Outcome = Reference | tuple[str, ...] | None
-"""What a fine-tune turns out to be: a reference; useless, with the utility checks that it fails; or not finite."""
+Outcome = Reference | tuple[str, ...] | ModelError | None
+"""What a fine-tune turns out to be: a reference; useless, with the utility checks that it fails; or not finite, of which an error says what,
+where it is not the activations."""
 
 
 @dataclass
@@ -103,8 +104,8 @@ def draw(
         outcome = judge(model, plan.to_json() | {"seconds": round(report.seconds, 3), "attempt": attempt})
         if isinstance(outcome, Reference):
             return outcome
-        if outcome is None:
-            draws.diverge()
+        if outcome is None or isinstance(outcome, ModelError):
+            draws.diverge(outcome)
         else:
             draws.turn_away(outcome)
 

@@ -302,6 +302,12 @@ def _weights_of(candidate: nn.Module | Mapping[str, Tensor] | Path) -> Weights:
     if isinstance(candidate, nn.Module):
         candidate = candidate.state_dict()
     if isinstance(candidate, Mapping):
+        for name, value in candidate.items():
+            if not isinstance(value, Tensor):
+                inside = ": is it a checkpoint, with the weights inside?" if isinstance(value, Mapping) else ""
+                raise WeightsError(
+                    "UNSUPPORTED_TENSOR", f"{str(name)[:80]!r} is a {type(value).__name__} and no tensor{inside}"
+                )
         return {name: tensor.detach().cpu() for name, tensor in candidate.items()}
     return load_weights(candidate)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,11 +63,26 @@ def fitting_key(protection: Protection, head: str, detectors: Mapping[str, Detec
             for name, detector in detectors.items()
         },
     }
+    if own := {name: _source_digest(type(d)) for name, d in detectors.items() if not _is_ours(type(d))}:
+        about["own_code"] = own
     if protection.usefulness is not None:
         about["usefulness"] = protection.usefulness.to_json()
     if protection.transplants is not None:  # they are not what training would make
         about["transplants"] = protection.transplants.provenance
     return hashlib.sha256(canonical.encode(about)).hexdigest()
+
+
+def _is_ours(kind: type[Detector]) -> bool:
+    return kind.__module__.startswith("owner.detectors.")
+
+
+def _source_digest(kind: type[Detector]) -> str:
+    """Of the module of a detector of somebody's own, as it is on disk; of one that was typed in, nobody knows when it changes."""
+    try:
+        path = inspect.getsourcefile(kind)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    except (TypeError, OSError):
+        return ""
 
 
 def _detector_digest(state: DetectorState) -> str:

@@ -22,13 +22,14 @@ from common.model_spec import ModelSpec
 from common.models import build
 from common.training_options import TrainingOptions
 from common.weights import Weights
-from owner.detectors import Detector, Evidence, measures_of
+from owner.detectors import Detector, Evidence
 from owner.figures import conditions
 from owner.gatekeeper import guard_files
 from owner.gatekeeper.combined import CombinedScore
 from owner.gatekeeper.drawing import drawn
 from owner.gatekeeper.histograms import counts, log_edges
 from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.own_detectors import measured
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.rules import (
     Judgement,
@@ -90,7 +91,7 @@ class Guard:
         detectors = tuple(self.detectors.values())
 
         def compute() -> dict[str, float]:
-            return {name: score for one in detectors for name, score in measures_of(one, evidence).items()}
+            return {name: score for one in detectors for name, score in measured(one, evidence).items()}
 
         return evidence.once(("measures", tuple(map(id, detectors))), compute)
 

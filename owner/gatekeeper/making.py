@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from common.activations import Activations, observe
 from common.devices import Compute
+from common.errors import ModelError
 from common.examples import Examples
 from common.weights import weights_of
-from owner.detectors import Detector, Evidence, ImageDetector, measures_of
+from owner.detectors import Detector, Evidence, ImageDetector
 from owner.detectors.base import forward_of
 from owner.detectors.comparison import is_finite
 from owner.gatekeeper.drawing import TURNED_AWAY, Draws, Outcome, draw
 from owner.gatekeeper.fine_tunes import OWNER, FineTunes
 from owner.gatekeeper.finished import Part, number_of
+from owner.gatekeeper.own_detectors import measured
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KeptReferences, Transplants
 from owner.gatekeeper.triggers import Triggers
@@ -85,9 +87,13 @@ class ReferenceMaker:
             if failed:
                 return failed
         evidence = evidence_of(model, seen, calibration, head=self.head, compute=compute, release=self.shown)
-        scores = {n: s for detector in self.detectors.values() for n, s in measures_of(detector, evidence).items()}
-        if not all(math.isfinite(score) for score in scores.values()):
-            return None
+        scores = {n: s for detector in self.detectors.values() for n, s in measured(detector, evidence).items()}
+        odd = next((name for name, score in scores.items() if not math.isfinite(score)), None)
+        if odd is not None:
+            return ModelError(
+                f"its activations are finite, and {odd} scores it {scores[odd]}",
+                hint="recommend a lower learning rate; a detector of your own must score such a model finitely",
+            )
         errors = {name: d.image_scores(evidence) for name, d in self.detectors.items() if isinstance(d, ImageDetector)}
         accuracy = float((seen.logits.argmax(1) == calibration.labels).double().mean())
         return Reference(plan, scores, accuracy, errors)

@@ -13,11 +13,14 @@ from common.model_spec import ModelSpec
 from owner.detectors import Detector, ImageDetector, check_name
 from owner.detectors.gradients import are_images
 from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.own_detectors import check_protocol
 from owner.gatekeeper.triggers import Triggers, check_examples
 
 
 def check_detectors(detectors: Sequence[Detector], options: GuardOptions, triggers: Triggers) -> None:
     """Raises ConfigurationError for detectors without or of one name, GuardError for those that the rule or the images do not suit."""
+    for detector in detectors:
+        check_protocol(detector)
     names = [check_name(detector.name) for detector in detectors]
     if not names or len(set(names)) < len(names):
         raise ConfigurationError(

@@ -22,7 +22,7 @@ from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.progress import progress_bar
 from common.training_options import TrainingOptions
-from owner.detectors import Detector, measures_of
+from owner.detectors import Detector
 from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.finished import FinishedReferences, Part, number_of
@@ -31,6 +31,7 @@ from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.making import ReferenceMaker, evidence_of
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.own_detectors import fitted, measured
 from owner.gatekeeper.preconditions import check_data, check_detectors, telling_head
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants
@@ -144,10 +145,10 @@ class Protection:
             observe(release, part.inputs, head=head, compute=compute) for part in self.triggers.parts.values()
         )
         learnt = evidence_of(release, fit, self.triggers.fit, head=head, compute=compute)
-        detectors = {d.name: copy.deepcopy(d).fit(learnt) for d in self._unfitted}
+        detectors = {d.name: fitted(copy.deepcopy(d), learnt) for d in self._unfitted}
         shown = evidence_of(release, calibration, self.triggers.calibration, head=head, compute=compute)
         for detector in detectors.values():
-            measures_of(detector, shown)  # runs M on every probe there is, once and for all
+            measured(detector, shown)  # runs M on every probe there is, once and for all
         key = fitting_key(self, head, detectors)
         work = FinishedReferences(directory and directory / key[:16], self._known_references(key))
         maker = ReferenceMaker(

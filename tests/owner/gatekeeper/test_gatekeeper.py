@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -55,6 +56,12 @@ def test_an_honest_fine_tune_is_scored_by_every_check(bench) -> None:  # type: i
 
 def test_the_release_itself_is_accepted(bench) -> None:  # type: ignore[no-untyped-def]
     assert bench.gatekeeper.vet(bench.weights).decision is Decision.ACCEPTED
+
+
+def test_a_checkpoint_around_the_weights_is_named_for_what_it_may_be(bench) -> None:  # type: ignore[no-untyped-def]
+    verdict = bench.gatekeeper.vet({"state_dict": bench.weights, "epoch": 3})
+    assert verdict.codes == ("UNSUPPORTED_TENSOR",)
+    assert "'state_dict' is a dict and no tensor: is it a checkpoint" in verdict.checks[0].detail
 
 
 def test_sign_flipped_weights_are_rejected(bench) -> None:  # type: ignore[no-untyped-def]
@@ -330,7 +337,9 @@ class Widest:
         return restored
 
 
-def protect_with(bench, detectors: list[Detector], **options: Any) -> Gatekeeper:  # type: ignore[no-untyped-def]
+def protect_with(  # type: ignore[no-untyped-def]
+    bench, detectors: list[Detector], *, directory: Path | None = None, **options: Any
+) -> Gatekeeper:
     return Gatekeeper.protect(
         bench.model,
         bench.triggers,
@@ -340,6 +349,7 @@ def protect_with(bench, detectors: list[Detector], **options: Any) -> Gatekeeper
         options=GuardOptions(**({"references": 4, "reject_level": 0.2, "quarantine_level": 0.2} | options)),
         detectors=detectors,
         compute=bench.gatekeeper.guard.compute,
+        directory=directory,
         progress=False,
     )
 
@@ -364,6 +374,71 @@ def test_a_detector_of_ones_own_vets_and_is_loaded_once_registered(  # type: ign
     register(Widest)
     again = Gatekeeper.load(tmp_path / "guard", bench.model).vet(blown_up)
     assert [(check.name, check.score) for check in again.checks] == [(c.name, c.score) for c in verdict.checks]
+
+
+class Scoreless:
+    name = "scoreless"
+
+    def fit(self, release: Evidence) -> Scoreless:
+        return self
+
+
+class Unfitted(Widest):
+    def fit(self, release: Evidence) -> Any:
+        super().fit(release)
+
+
+class Vector(Widest):
+    def score(self, evidence: Evidence) -> Any:
+        return evidence.features
+
+
+class NotANumber(Widest):
+    def score(self, evidence: Evidence) -> float:
+        return float("nan")
+
+
+@pytest.mark.parametrize(
+    ("detector", "message"),
+    [
+        (Widest, r"Widest is a class.*"),
+        (Scoreless(), "Scoreless is no detector: it lacks score, explain, state, from_state"),
+        (Unfitted(), "`fit` of the detector widest gives a NoneType and not the detector itself"),
+        (Vector(), r"the detector widest gives a Tensor of shape \(\d+, \d+\) and not one number"),
+        (NotANumber(), "its activations are finite, and widest scores it nan"),
+    ],
+    ids=["a class", "half a protocol", "fit without self", "many scores", "NaN"],
+)
+def test_a_detector_with_a_mistake_is_told_which(bench, detector: Any, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises((ConfigurationError, GuardError), match=message):
+        protect_with(bench, [detector])
+
+
+OWN = """
+from owner.detectors import Comparison, ReleaseComparison
+
+class Moved(ReleaseComparison):
+    name, headline = "moved", "mean"
+
+    def compare(self, evidence, release):
+        return Comparison({"mean": FACTOR * float((evidence.features - release.features).abs().mean())})
+"""
+
+
+def test_references_are_known_again_by_the_code_of_ones_own_detectors(  # type: ignore[no-untyped-def]
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    scores = []
+    for factor in (1, 2, 1):
+        module = f"detectors_of_a_test_{factor}"
+        (tmp_path / f"{module}.py").write_text(OWN.replace("FACTOR", str(factor)))
+        kind = importlib.import_module(module).Moved
+        guard = protect_with(bench, [kind()], directory=tmp_path / "work").guard
+        scores.append(guard.references[0].scores["moved"])
+    assert scores[1] == pytest.approx(2 * scores[0])
+    assert scores[2] == scores[0]
+    assert len(list((tmp_path / "work").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

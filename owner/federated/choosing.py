@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -121,7 +122,7 @@ def guard_options(config: FederationConfig, *, pool: int) -> GuardOptions:
     """Its references are drawn from the population that VAE and CVAE learn from, too. pool: images at hand for them. Raises UnknownNameError for a detector of the guard that does not exist."""
     level = config.reject_level
     return GuardOptions(
-        detectors=tuple(name.strip() for name in config.guard_detectors.split(",") if name.strip()),
+        detectors=tuple(name.strip() for name in re.split("[,+]", config.guard_detectors) if name.strip()),
         references=config.guard_references,
         reject_level=level,
         quarantine_level=level,

@@ -72,7 +72,7 @@ class FederationConfig(FederatedTask):
     level: the guard, and in the incremental setting every detector, drops whose p-value over guard_references honest ones is at most this;
         0: the finest that so many resolve, but at least 0.05.
     refresh: of the guard: never, when-left, or a number of rounds.
-    guard_references: K of the guard. guard_detectors: by name, with commas; `paper`, not `GuardOptions`' own, is the default.
+    guard_references: K of the guard. guard_detectors: by name, with commas or `+`; `paper`, not `GuardOptions`' own, is the default.
     utility_drop: accuracy a client's weights alone may cost; 1 leaves it to the guard's detectors. Small shares cost some honestly.
     engine: ray (Flower's simulation engine) or inline (one client after the other, in this process).
     client_cpus: of one client on Ray. ray_address: of a running Ray cluster; "" starts one here.

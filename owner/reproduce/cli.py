@@ -223,6 +223,11 @@ def reproduce(
         if plan:
             folder.check(settings)
         else:
+            # Before the folder is these settings': of data that are not there nothing will ever be in it.
+            if not download:
+                from common.datasets import find  # noqa: PLC0415
+
+                find(settings.dataset, data_dir=data_dir)
             folder.open(settings)
         _merge(console, folder, merge or ())
         from common.devices import choose_compute  # noqa: PLC0415

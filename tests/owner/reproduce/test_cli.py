@@ -47,6 +47,16 @@ def test_bad_input_is_refused_with_the_way_out(
     assert says in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_folder_stays_nobodys_where_there_are_no_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    work = tmp_path / "work"
+    assert run(["--smoke", "--work", str(work), "--data-dir", str(tmp_path)]) == 13
+    assert "cifar10 was not found" in " ".join(capsys.readouterr().err.split())
+    assert not work.exists()
+
+
 def test_a_report_of_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(options(tmp_path / "none", "--stage", "report")) == 20
     assert "holds no results" in capsys.readouterr().err

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,42 @@ def test_a_full_disk_is_named_and_leaves_the_old_content(
     assert hint in caught.value.hint
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_the_content_is_on_disk_before_the_name_and_the_name_before_the_write_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    """A power cut cannot be staged; in which order the system is asked can be seen."""
+    asked: list[object] = []
+    fsync, link, rename = os.fsync, os.link, Path.replace
+
+    def synced(handle: int) -> None:
+        found = os.fstat(handle)
+        asked.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", lambda *names: (asked.append("named"), link(*names)))
+    monkeypatch.setattr(Path, "replace", lambda *names: (asked.append("named"), rename(*names)))
+    files.write_atomically(tmp_path / "a", b"content", replace=replace)
+    assert asked == [len(b"content"), "named", "folder"]
+
+
+@pytest.mark.parametrize(("number", "borne"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_folder_that_cannot_be_synced_is_borne_where_no_folder_there_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, borne: bool
+) -> None:
+    fsync = os.fsync
+
+    def files_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    with nullcontext() if borne else pytest.raises(StorageError, match=os.strerror(number)):
+        files.write_atomically(tmp_path / "a", b"content")
 
 
 def test_a_disk_that_is_really_full_is_named() -> None:
@@ -125,6 +163,37 @@ def test_a_new_secret_is_exclusive_without_hard_links_too(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == [tmp_path / "key"]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_disk_that_fails_as_a_new_secret_gets_its_name_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def failing(number: int) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    monkeypatch.setattr(os, "link", failing(errno.EIO if links else errno.EPERM))
+    if not links:
+        monkeypatch.setattr(Path, "replace", failing(errno.EIO))
+    with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+        files.write_secret(tmp_path / "key", b"secret")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_somebody_put_where_a_secret_is_to_grow_is_not_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its permissions would be theirs, and they might have it open."""
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "guessed")
+    planted = tmp_path / ".guessed.portier-unfinished"
+    planted.touch(0o666)
+    with pytest.raises(StorageError):
+        files.write_secret(tmp_path / "key", b"secret")
+    assert planted.read_bytes() == b""
+    assert not (tmp_path / "key").exists()
+
+
 def test_writing_does_not_follow_a_link_to_somewhere_else(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"untouched")
     (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
@@ -167,6 +236,13 @@ def test_a_folder_is_made_with_its_parents_in_the_mode_asked_for(tmp_path: Path)
     assert made == tmp_path / "a" / "b"
     assert mode(tmp_path / "a") == mode(made) == 0o700
     assert files.ensure_directory(made) == made
+
+
+def test_each_new_folder_is_on_disk_in_the_one_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_directory", synced.append)
+    files.ensure_directory(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:

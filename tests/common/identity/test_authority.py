@@ -5,9 +5,10 @@ from __future__ import annotations
 import ssl
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -39,6 +40,7 @@ class TestTheAuthority:
         certificate = load_certificate(Authority.create(now=NOW).certificate_pem)
         constraints = extension(certificate, x509.BasicConstraints)
         assert constraints.critical
+        assert extension(certificate, x509.KeyUsage).critical
         assert constraints.value == x509.BasicConstraints(ca=True, path_length=0)
         assert certificate.not_valid_before_utc == NOW - timedelta(minutes=5)
         assert timedelta(days=3650) < certificate.not_valid_after_utc - NOW < timedelta(days=3655)
@@ -70,6 +72,12 @@ class TestTheAuthority:
         old = Authority.create(now=NOW - timedelta(days=4000))
         with pytest.raises(IdentityError, match="expired"):
             old.issue_server(["localhost"], days=1, now=NOW)
+
+    def test_an_authority_from_the_future_issues_nothing(self) -> None:
+        """Its clock went back: what it issued now would not be valid with it."""
+        early = Authority.create(now=NOW + timedelta(days=1))
+        with pytest.raises(IdentityError, match="valid from 2026-01-03 02:59 UTC only"):
+            early.issue_server(["localhost"], days=1, now=NOW)
 
     def test_nothing_outlives_the_authority(self) -> None:
         old = Authority.create(now=NOW - timedelta(days=3600))
@@ -166,8 +174,14 @@ class TestContributorCertificates:
 def request_with(
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey,
     algorithm: hashes.HashAlgorithm | None,
+    *,
+    extra: int = 0,
 ) -> bytes:
+    """extra: bytes of an extension that nobody knows."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    if extra:
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes(extra))
+        builder = builder.add_extension(unknown, critical=False)
     return builder.sign(key, algorithm).public_bytes(serialization.Encoding.DER)  # type: ignore[arg-type]
 
 
@@ -185,7 +199,7 @@ MALFORMED_REQUESTS: dict[str, Callable[[], bytes]] = {
     "a certificate": lambda: Authority.create().certificate_der,
     "cut short": lambda: certificate_request(TlsKey.generate(), "a")[:-1],
     "bytes behind": lambda: certificate_request(TlsKey.generate(), "a") + b"\0",
-    "over 16 KiB": lambda: certificate_request(TlsKey.generate(), "a") + bytes(16 * 1024),
+    "over 16 KiB": lambda: request_with(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256(), extra=16 * 1024),
     "altered after signing": tampered,
     "P-384": lambda: request_with(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256()),
     "secp256k1": lambda: request_with(ec.generate_private_key(ec.SECP256K1()), hashes.SHA256()),
@@ -217,21 +231,83 @@ class TestPeers:
             ["urn:portier:contributor:../a"],
             ["urn:portier:owner:a"],
             ["https://example.org/a"],
+            ["a"],
         ],
         ids=repr,
     )
     def test_malformed_names_in_a_certificate_name_nobody(self, names: list[str]) -> None:
-        key = TlsKey.generate().private_key
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a")])
-        builder = (
-            x509.CertificateBuilder(subject, subject, key.public_key(), 1, NOW, NOW + timedelta(days=1))
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(n) for n in names]), critical=False
-            )
-        )
         with pytest.raises(IdentityError):
-            read_peer(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+            read_peer(end_certificate([x509.UniformResourceIdentifier(name) for name in names]))
+
+    @pytest.mark.parametrize(
+        ("others", "usage"),
+        [
+            ([x509.DNSName("localhost")], [ExtendedKeyUsageOID.CLIENT_AUTH]),
+            ([], [ExtendedKeyUsageOID.SERVER_AUTH]),
+            ([], [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]),
+        ],
+        ids=["another name beside it", "for servers", "for clients and servers"],
+    )
+    def test_a_contributors_name_counts_alone_and_for_clients_alone(
+        self, others: list[x509.GeneralName], usage: list[x509.ObjectIdentifier]
+    ) -> None:
+        name = x509.UniformResourceIdentifier("urn:portier:contributor:a")
+        assert read_peer(end_certificate([name])).name == "a"
+        with pytest.raises(IdentityError, match="not a contributor's certificate"):
+            read_peer(end_certificate([name, *others], usage))
+
+
+def end_certificate(
+    names: Sequence[x509.GeneralName], usage: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+) -> bytes:
+    key = TlsKey.generate().private_key
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a")])
+    builder = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def self_signed(
+    key: ec.EllipticCurvePrivateKey, *, ca: bool = True, path_length: int | None = 0, may_sign: bool = True
+) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
+    rest = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only"), False
+    )
+    usage = x509.KeyUsage(digital_signature=True, key_cert_sign=may_sign, crl_sign=True, decipher_only=False, **rest)
+    return (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
+        .add_extension(usage, critical=True)
+        .sign(key, hashes.SHA256())
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": ec.generate_private_key(ec.SECP384R1())},
+        {"ca": False, "path_length": None},
+        {"path_length": None},
+        {"path_length": 1},
+        {"may_sign": False},
+    ],
+    ids=["P-384", "no CA", "any path length", "path length 1", "may not sign certificates"],
+)
+def test_an_authority_is_a_p256_key_that_issues_end_certificates(change: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"key": ec.generate_private_key(ec.SECP256R1())}
+    certificates.check_authority_certificate(self_signed(**usual))
+    with pytest.raises(IdentityError, match="not the certificate of an owner's authority"):
+        certificates.check_authority_certificate(self_signed(**(usual | change)))
+
+
+def test_a_certificate_over_16_kib_is_refused(authority: Authority) -> None:
+    assert load_certificate(authority.certificate_pem + b"\n" * 1000)
+    with pytest.raises(IdentityError, match="at most 16384 bytes"):
+        load_certificate(authority.certificate_pem + b"\n" * certificates.LIMIT)
 
 
 class Handshake:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from common.errors import IdentityError, SignatureError, StorageError
-from common.identity.keys import Domain, SigningKey, check_public_key, fingerprint, verify
+from common.files import write_secret
+from common.identity.keys import Domain, SigningKey, check_public_key, fingerprint, private_key_pem, verify
 from common.identity.tls_keys import TlsKey
 
 KINDS = pytest.mark.parametrize("kind", [SigningKey, TlsKey])
@@ -63,6 +65,9 @@ def test_one_kind_of_key_is_not_taken_for_the_other(tmp_path: Path) -> None:
         SigningKey.load(tmp_path / "tls")
     with pytest.raises(IdentityError, match="another kind of key"):
         TlsKey.load(tmp_path / "signing")
+    write_secret(tmp_path / "P-384", private_key_pem(ec.generate_private_key(ec.SECP384R1())))
+    with pytest.raises(IdentityError, match="another kind of key"):
+        TlsKey.load(tmp_path / "P-384")
 
 
 @KINDS

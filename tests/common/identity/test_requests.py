@@ -42,8 +42,10 @@ def test_an_honest_request_verifies() -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value.__name__,
 )
 def test_a_request_with_one_part_exchanged_is_refused(change: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         verify_enrolment_request(dataclasses.replace(REQUEST, **change))
+    # Two of them are kinds of the third, and a wrong proof must not pass for a request that was looked at.
+    assert type(caught.value) is error
 
 
 def test_a_signature_made_for_something_else_proves_nothing() -> None:

@@ -129,6 +129,7 @@ def test_malformed_json_is_refused_with_its_code(data: bytes, code: str) -> None
 def test_exactly_the_limits_pass() -> None:
     assert canonical.decode(b'"' + b"a" * (64 * 1024 - 2) + b'"') == "a" * (64 * 1024 - 2)
     assert canonical.decode(b"[" * 16 + b"]" * 16)
+    assert canonical.decode(b"[" + b",".join([b"[]"] * 20) + b"]") == [[]] * 20
     assert canonical.decode(b"[-9223372036854775808,18446744073709551615]") == [-(1 << 63), (1 << 64) - 1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -29,6 +30,19 @@ def test_a_lock_that_is_held_is_refused_by_the_name_of_its_holder(tmp_path: Path
         pass
     with lock_held(path, in_use=in_use):
         pass
+
+
+def test_the_file_names_its_holder_alone_whatever_stood_in_it(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("123456789012345\n")
+    with lock_held(tmp_path / "lock", in_use=in_use):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_holder_that_has_not_yet_written_its_name_is_unknown(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        with pytest.raises(PortierError, match="held by unknown"), lock_held(tmp_path / "lock", in_use=in_use):
+            pass
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:

@@ -183,8 +183,8 @@ MALFORMED_RELEASES = {
     ),
     "digest short": (changed(RELEASE, weights_sha256="b" * 62), "FIELD_INVALID", "weights_sha256"),
     "digest null": (changed(RELEASE, weights_sha256=None), "FIELD_INVALID", "weights_sha256"),
-    "no weights": (changed(RELEASE, weights_bytes=0), "FIELD_INVALID", "weights_bytes"),
-    "2^63 bytes of weights": (changed(RELEASE, weights_bytes=(1 << 63)), "FIELD_INVALID", "weights_bytes"),
+    "weights without a header": (changed(RELEASE, weights_bytes=7), "FIELD_INVALID", "weights_bytes"),
+    "over 2^42 bytes of weights": (changed(RELEASE, weights_bytes=(1 << 42) + 1), "FIELD_INVALID", "weights_bytes"),
     "weights bytes text": (changed(RELEASE, weights_bytes="1234"), "FIELD_INVALID", "weights_bytes"),
     "options null": (changed(RELEASE, finetuning=None), "FIELD_INVALID", "finetuning"),
     "epochs below nought": (changed(RELEASE, finetuning__epochs=-1), "FIELD_INVALID", "finetuning"),
@@ -232,6 +232,7 @@ MALFORMED_SUBMISSIONS = {
     "no samples": (changed(SUBMISSION, samples=0), "FIELD_INVALID", "samples"),
     "samples a float": (changed(SUBMISSION, samples=600.0), "FIELD_INVALID", "samples"),
     "2^41 samples": (changed(SUBMISSION, samples=1 << 41), "FIELD_INVALID", "samples"),
+    "created in no form of a time": (changed(SUBMISSION, created="\x1b[2J"), "FIELD_INVALID", "created"),
     "training a list": (changed(SUBMISSION, training=[]), "FIELD_INVALID", "training"),
     "training without seed": (changed(SUBMISSION, training__seed=...), "FIELD_MISSING", "training.seed"),
 }

@@ -68,13 +68,13 @@ MALFORMED = {
     "a list": b"[]",
     "nested": b'{"a":{"b":1}}',
     "a space": RECEIPT.to_bytes() + b" ",
-    "over 2 KiB": changed(subject="a" * 3000),
+    "subject of 201 characters": changed(subject="a" * 201),
     "no subject": changed(subject=...),
     "another field": changed(extra=1),
     "index below nought": changed(index=-1),
     "index true": changed(index=True),
     "index a float": changed(index=4.0),
-    "index 2^63": changed(index=1 << 63, head_index=1 << 63),
+    "index 2^63": changed(index=1 << 63, head_index=(1 << 63) + 1),
     "head before the entry": changed(head_index=3),
     "the head with another hash": changed(head_index=4),
     "hash short": changed(entry_hash="4" * 63),
@@ -103,6 +103,11 @@ def test_a_malformed_receipt_is_refused(data: bytes) -> None:
     with pytest.raises(WireError) as caught:
         Receipt.from_bytes(data)
     assert caught.value.code == "RECEIPT_MALFORMED"
+
+
+def test_what_is_too_long_for_a_receipt_is_refused_before_it_is_read() -> None:
+    with pytest.raises(WireError, match="2049 bytes, the limit is 2048"):
+        Receipt.from_bytes(b"[" * 2049)
 
 
 def test_a_receipt_for_the_head_itself_is_fine() -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from common import weights
+from common import weights, weights_header
 from common.errors import StorageError, WeightsError
 from common.weights import Limits, TensorSpec
 
@@ -153,14 +153,32 @@ class TestLoading:
         assert torch.equal(loaded["w"], torch.ones(3))
 
     def test_another_digest_than_declared_is_refused(self, tmp_path: Path) -> None:
-        weights.save(tmp_path / "w", {"w": torch.ones(3)})
+        digest = weights.save(tmp_path / "w", {"w": torch.ones(3)})
+        # All of it is compared, not only what people are shown of it.
+        other = digest[:-1] + ("0" if digest[-1] != "0" else "1")
         for check in (
-            lambda: weights.load(tmp_path / "w", digest="0" * 64),
-            lambda: weights.check_digest(tmp_path / "w", "0" * 64),
+            lambda: weights.load(tmp_path / "w", digest=other),
+            lambda: weights.check_digest(tmp_path / "w", other),
         ):
             with pytest.raises(WeightsError) as caught:
                 check()
             assert caught.value.code == "DIGEST_MISMATCH"
+
+    def test_a_file_that_becomes_shorter_while_it_is_read_gives_no_tensors(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is missing would otherwise be whatever the memory held before."""
+        weights.save(tmp_path / "w", {"w": torch.ones(100_000)})
+
+        def cut_behind_the_header(*arguments: Any) -> Any:
+            started = weights_header.read_start(*arguments)
+            os.truncate(tmp_path / "w", 50_000)
+            return started
+
+        monkeypatch.setattr("common.weights.read_start", cut_behind_the_header)
+        with pytest.raises(WeightsError) as caught:
+            weights.load(tmp_path / "w")
+        assert caught.value.code == "FILE_TOO_SHORT"
 
     def test_a_bool_that_is_neither_true_nor_false_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "w").write_bytes(made({"mask": entry(0, 3, dtype="BOOL", shape=[3])}, 0) + b"\x00\x01\x02")
@@ -298,6 +316,36 @@ def test_limits_are_the_callers_to_tighten() -> None:
         assert caught.value.code == code
 
 
+def test_exactly_the_limits_pass() -> None:
+    header = {"__metadata__": {"made": "by us"}, "ab": entry(0, 4), "cd": entry(4, 8, shape=[1, 1])}
+    data = made(header)
+    limits = Limits(
+        file_bytes=len(data),
+        header_bytes=len(data) - 16,
+        tensors=2,
+        name_length=2,
+        dimensions=2,
+        metadata_entries=1,
+    )
+    assert list(weights.read_header(data, limits).layout) == ["ab", "cd"]
+    weights.check_values({"w": torch.tensor([2.0, -2.0])}, limits=Limits(magnitude=2.0))
+
+
+def test_the_sizes_of_a_shape_multiply_to_less_than_2_to_the_60() -> None:
+    assert weights.read_header(made({"w": entry(0, 0, shape=[0, (1 << 60) - 1])}, 0))
+    with pytest.raises(WeightsError) as caught:
+        weights.read_header(made({"w": entry(0, 0, shape=[0, 1 << 60])}, 0))
+    assert caught.value.code == "HEADER_MALFORMED"
+
+
+def test_a_header_that_has_not_come_as_a_whole_is_not_read() -> None:
+    """Without its padding it would be JSON all the same."""
+    whole = made(b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  ')
+    with pytest.raises(WeightsError) as caught:
+        weights.read_header(whole[:-9], file_bytes=len(whole))
+    assert caught.value.code == "FILE_TOO_SHORT"
+
+
 @pytest.mark.parametrize(
     "unit",
     [
@@ -348,6 +396,7 @@ class TestLayout:
             ({"n": torch.zeros(1, dtype=torch.int64)}, "SHAPE_MISMATCH", "n has shape [1], not []"),
             ({"a": torch.zeros(2, 3).bfloat16()}, "DTYPE_MISMATCH", "a is BF16, not F32"),
             ({"n": torch.tensor(0.0)}, "DTYPE_MISMATCH", "n is F32, not I64"),
+            ({"a": torch.zeros(2, 3, dtype=torch.int32)}, "DTYPE_MISMATCH", "a is I32, not F32"),
             (
                 {"a": None, "c": torch.zeros(1), "b": torch.zeros(5)},
                 "TENSOR_MISSING",

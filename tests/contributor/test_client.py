@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import stat
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -28,14 +33,14 @@ from common.errors import (
 )
 from common.identity.authority import Authority
 from common.identity.keys import SigningKey
-from common.receipts import Receipt
+from common.receipts import Receipt, sign_receipt
 from contributor import session, transfers
 from contributor.cli import run
-from contributor.client import OfferedRelease, OwnerClient, State
+from contributor.client import OfferedRelease, OwnerClient, State, SubmissionStatus
 from contributor.membership import Membership
 from contributor.patience import OnTrouble, Patience
 from contributor.settings import template
-from contributor.transfers import Download, part_of
+from contributor.transfers import Download, Upload, part_of
 from contributor.workspace import ContributorWorkspace
 from owner.ledger.records import GuardState, SubmissionState
 from protos import collaboration_pb2 as wire
@@ -126,6 +131,15 @@ def test_a_release_is_found_by_its_id_and_an_unknown_one_named(client: OwnerClie
         client.release("0" * 64)
 
 
+def test_an_owner_that_answers_with_another_release_than_the_one_asked_for_is_not_believed(
+    client: OwnerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = client._call("GetRelease", wire.GetReleaseRequest())
+    monkeypatch.setattr(client, "_call", lambda *_: current)
+    with pytest.raises(ProtocolError, match="when asked for 000000000000"):
+        client.release("0" * 64)
+
+
 def test_a_download_is_the_owners_file(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
     release = client.release()
     done: list[tuple[int, int]] = []
@@ -181,6 +195,40 @@ def test_more_bytes_than_the_manifest_states_are_not_written(tmp_path: Path) -> 
     assert download.offset == 0
 
 
+def test_a_chunk_that_does_not_follow_what_is_there_is_not_written(tmp_path: Path) -> None:
+    download = Download(tmp_path / "w.safetensors", size=10, digest="0" * 64)
+    with pytest.raises(ProtocolError, match="bytes 3 to 6 of weights that have 10 bytes, at offset 2"):
+        download.take([wire.DownloadChunk(offset=0, data=bytes(2)), wire.DownloadChunk(offset=3, data=bytes(3))])
+    assert download.offset == 2
+
+
+def test_a_download_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut cannot be staged; in which order the system is asked can be seen."""
+    asked: list[object] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        found = os.fstat(handle)
+        asked.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", lambda *names: (asked.append("named"), rename(*names)))
+    data = bytes(10)
+    download = Download(tmp_path / "w.safetensors", size=10, digest=hashlib.sha256(data).hexdigest())
+    download.take([wire.DownloadChunk(offset=0, data=data)])
+    download.finish()
+    assert asked == [10, "named", "folder"]
+
+
+def test_a_file_that_becomes_shorter_while_it_is_sent_is_named(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(bytes(5))
+    upload = Upload(tmp_path / "w", submission="0" * 64, offset=0, size=10)
+    with pytest.raises(StorageError, match="became shorter"):
+        list(itertools.islice(upload.chunks(), 5))
+    assert isinstance(upload.error, StorageError)
+
+
 def test_weights_that_do_not_match_the_manifest_are_not_sent(owner: Owner, client: OwnerClient, tmp_path: Path) -> None:
     signed = submission(client, client.release().id, tmp_path / "s.safetensors")
     signed.path.write_bytes(signed.path.read_bytes()[:-1] + b"?")
@@ -196,6 +244,23 @@ def test_handing_in_twice_sends_once(owner: Owner, client: OwnerClient, tmp_path
     again = client.submit(signed.manifest, signed.signature, signed.path, progress=lambda at, _: sent.append(at))
     assert (again, sent) == (first, [])
     assert len(owner.store.submissions()) == 1
+
+
+def test_an_owner_that_never_likes_an_offset_is_given_up(
+    client: OwnerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def never(status: SubmissionStatus, *_: object) -> SubmissionStatus:
+        tried.append(status.committed_bytes)
+        assert len(tried) < 50, "it goes on for ever"
+        raise WireError("WRONG_OFFSET", "no")
+
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    monkeypatch.setattr(client, "_upload", never)
+    with pytest.raises(WireError, match="no"):
+        client.submit(signed.manifest, signed.signature, signed.path)
+    assert set(tried) == {0}
 
 
 def test_a_manifest_that_is_none_is_refused_before_anything_is_sent(client: OwnerClient, tmp_path: Path) -> None:
@@ -295,11 +360,33 @@ def test_a_home_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
     assert "join INVITATION" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "\x00", '{"format": 1, "addresses": ["x"]}'])
-def test_a_damaged_membership_is_named(client: OwnerClient, text: str) -> None:
-    (client.membership.home / "membership.json").write_text(text)
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\x00", '{"format": 1}'])
+def test_a_damaged_membership_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "membership.json").write_text(text)
     with pytest.raises(WorkspaceError, match="damaged"):
-        Membership.open(client.membership.home)
+        Membership.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"name": "../ann"},
+        {"addresses": ["localhost"]},
+        {"addresses": [7443]},
+        {"owner_key": "ab"},
+        {"owner_key": "00" * 32},
+    ],
+    ids=["format", "name", "address without a port", "address a number", "owner key short", "owner key of small order"],
+)
+def test_a_membership_with_one_wrong_field_is_damaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = Membership(tmp_path, "ann", ("localhost:7443",), SigningKey.generate().public_key)
+    whole.save()
+    assert Membership.open(tmp_path) == whole
+    path = tmp_path / "membership.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(WorkspaceError, match="damaged"):
+        Membership.open(tmp_path)
 
 
 def test_the_second_address_is_tried_when_the_first_is_dead(owner: Owner, client: OwnerClient) -> None:
@@ -418,9 +505,11 @@ def test_a_disk_without_room_is_told_before_the_first_byte(tmp_path: Path, monke
     assert download.offset == 0
 
 
-def answers(commit: Receipt, rejected: Receipt) -> dict[str, dict[str, Any]]:
+def answers(owner: Owner, commit: Receipt, rejected: Receipt) -> dict[str, dict[str, Any]]:
     """What an owner may claim of a submission that it has taken in and rejected, and has not signed."""
     handed_in, verdict = commit.to_bytes(), rejected.to_bytes()
+    named = {name: getattr(commit, name) for name in ("index", "entry_hash", "head_index", "head_hash", "subject")}
+    at_once = sign_receipt(owner.key, **named, statement="rejected").to_bytes()
     kinds = wire.Submission
     return {
         "pending, without a receipt": {"state": kinds.PENDING},
@@ -444,6 +533,12 @@ def answers(commit: Receipt, rejected: Receipt) -> dict[str, dict[str, Any]]:
             "commit_receipt": verdict,
             "verdict_receipt": verdict,
         },
+        "pending, by the receipt of a verdict": {"state": kinds.PENDING, "commit_receipt": verdict},
+        "declined, by a verdict in the place of the commit": {
+            "state": kinds.DECLINED,
+            "commit_receipt": handed_in,
+            "verdict_receipt": at_once,
+        },
     }
 
 
@@ -458,9 +553,34 @@ def test_nothing_is_believed_of_a_submission_that_the_owner_has_not_signed(
         status.id, SubmissionState.REJECTED, {"decision": "rejected", "codes": ["GATE"]}
     )
     assert status.commit_receipt is not None
-    for told, fields in answers(status.commit_receipt, rejected).items():
+    for told, fields in answers(owner, status.commit_receipt, rejected).items():
         answer = wire.Submission(submission_id=status.id, base_release=status.base_release, **fields)
         with pytest.raises(ProtocolError, match=r"no receipt|no such verdict"):
             pytest.fail(f"{told}: {client._read(answer, status.id)}")
     assert client.status(status.id).state is State.DECLINED
     assert owner.store.verify([status.commit_receipt, rejected]).ok
+
+
+def test_an_answer_about_another_submission_or_in_unknown_words_is_not_taken(
+    owner: Owner, client: OwnerClient, tmp_path: Path
+) -> None:
+    signed = submission(client, client.release().id, tmp_path / "s.safetensors")
+    status = client.submit(signed.manifest, signed.signature, signed.path)
+    commit = status.commit_receipt
+    assert commit is not None
+    named = {name: getattr(commit, name) for name in ("index", "entry_hash", "head_index", "head_hash", "statement")}
+    of_another = sign_receipt(owner.key, **named, subject="0" * 64).to_bytes()
+    honest: dict[str, Any] = {
+        "submission_id": status.id,
+        "state": wire.Submission.PENDING,
+        "commit_receipt": commit.to_bytes(),
+    }
+    for change, told in (
+        ({"submission_id": "0" * 64}, "cannot be read"),
+        ({"state": 99}, "cannot be read"),
+        ({"state": wire.Submission.State.Value("STATE_UNSPECIFIED")}, "cannot be read"),
+        ({"commit_receipt": of_another}, "receipt is about 000000"),
+    ):
+        with pytest.raises(ProtocolError, match=told):
+            client._read(wire.Submission(**(honest | change)), status.id)
+    assert client._read(wire.Submission(**honest, code="\x1b[2J"), status.id).code == ""

@@ -12,7 +12,16 @@ from typing import Any
 import grpc
 import pytest
 
-from common.errors import IdentityError, InvitationError, QuotaError, SignatureError, WireError, WorkspaceError
+from common import timestamps
+from common.errors import (
+    IdentityError,
+    InvitationError,
+    QuotaError,
+    SignatureError,
+    StorageError,
+    WireError,
+    WorkspaceError,
+)
 from common.identity.authority import Authority
 from common.identity.invitation import new_token
 from common.identity.keys import SigningKey
@@ -33,7 +42,7 @@ def test_joining_leaves_private_keys_that_only_the_contributor_can_read(owner: O
     membership = join(owner.invite("ann"), tmp_path / "home")
     modes = {path.name: path.stat().st_mode & 0o777 for path in membership.keys.iterdir()}
     assert modes == {"signing.key": 0o600, "identity.pem": 0o600, "authority.pem": 0o644}
-    assert membership.keys.stat().st_mode & 0o777 == 0o700
+    assert [path.stat().st_mode & 0o777 for path in (membership.home, membership.keys)] == [0o700, 0o700]
 
 
 def test_a_token_enrols_once(owner: Owner, tmp_path: Path) -> None:
@@ -54,12 +63,38 @@ def test_a_joiner_whose_answer_was_lost_may_ask_again_with_the_same_key(owner: O
         assert client.release().current
 
 
+def test_a_home_has_joined_only_once_its_certificate_is_there(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invitation = owner.invite("ann")
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Membership, "save_identity", full)
+        with pytest.raises(StorageError):
+            join(invitation, tmp_path / "home")
+    assert not (tmp_path / "home" / "membership.json").exists()
+    assert join(invitation, tmp_path / "home").identity().peer.name == "ann"
+
+
 def test_an_expired_invitation_is_refused_by_the_owner_too(owner: Owner, tmp_path: Path) -> None:
     invitation = owner.invite("ann")
     later = dataclasses.replace(invitation, expires=invitation.expires + timedelta(hours=1))
     owner.turn_clock_to(invitation.expires)
     with pytest.raises(InvitationError, match="expired"):
         join(later, tmp_path / "home")
+
+
+def test_an_expired_invitation_is_refused_before_anybody_is_called(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patience, "persist", lambda *_: pytest.fail("the owner was called"))
+    past = timestamps.now().replace(microsecond=0) - timedelta(seconds=1)
+    with pytest.raises(InvitationError, match="of ann expired at"):
+        join(dataclasses.replace(owner.invite("ann"), expires=past), tmp_path / "home")
+    assert not (tmp_path / "home").exists()
 
 
 def test_an_unknown_token_is_refused_and_recorded(owner: Owner, tmp_path: Path) -> None:

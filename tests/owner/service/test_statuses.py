@@ -101,3 +101,19 @@ def test_what_an_owner_writes_cannot_drive_a_terminal() -> None:
     )
     assert "\x1b" not in error.diagnostics()
     assert "no room" in error.message
+    coded = incoming.exception_of(FailedCall(errors.WireError("\x1b[2J", "again")), "owner:1")
+    assert isinstance(coded, errors.WireError)
+    assert coded.code.isprintable()
+
+
+def test_what_a_network_between_writes_cannot_drive_a_terminal() -> None:
+    class Bare(FailedCall):
+        def details(self) -> str:
+            return "\x1b[2Jgone"
+
+        def trailing_metadata(self) -> Any:
+            return ()
+
+    error = incoming.exception_of(Bare(errors.ConnectionLostError("")), "owner:1")
+    assert "\x1b" not in error.diagnostics()
+    assert "gone" in error.message

@@ -41,8 +41,24 @@ def test_idle_connections_cost_no_more_descriptors_than_the_listener_may_have(
     owner.store.close()
 
 
-def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets() -> None:
-    assert descriptors.raise_limit() >= 256
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised"),
+    [
+        (256, 4000, 4000),
+        (256, 1 << 20, descriptors.MOST),
+        (4000, 4000, 4000),
+        (1 << 20, 1 << 20, 1 << 20),
+        (descriptors.resource.RLIM_INFINITY, descriptors.resource.RLIM_INFINITY, descriptors.MOST),
+    ],
+)
+def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_and_never_lowered(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised: int
+) -> None:
+    asked = []
+    monkeypatch.setattr(descriptors.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(descriptors.resource, "setrlimit", lambda _, limits: asked.append(limits))
+    assert descriptors.raise_limit() == raised
+    assert asked == ([(raised, hard)] if raised > soft >= 0 else [])
 
 
 def test_refusals_of_strangers_keep_no_contributor_waiting(

@@ -135,6 +135,19 @@ def test_an_expired_token_is_refused(world):
     assert world.store.contributors() == []
 
 
+def test_an_invitation_that_has_expired_already_is_not_given_out(world):
+    with pytest.raises(InvitationError, match="would have expired"):
+        invited(world, "ada", hours=0)
+    assert world.store.head().index == 0
+
+
+def test_a_token_is_given_out_once(world):
+    token = invited(world, "ada")
+    with pytest.raises(InvitationError, match="given out already"):
+        invited(world, "bob")
+    assert world.store.check_token(token) == "ada"
+
+
 @pytest.mark.parametrize("token", [token_of("another"), "another token", b"\xff\x00", "", "t" * 5000, "\udc80"])
 def test_an_unknown_token_is_refused(world, token):
     invited(world, "ada")
@@ -307,6 +320,13 @@ def test_a_renewal_may_come_twice_but_not_for_two_people(world):
     world.store.add_certificate("ada", "0a", until)
     with pytest.raises(IdentityError, match="issued to ada"):
         world.store.add_certificate("bob", "0a", until)
+
+
+@pytest.mark.parametrize("serial", ["", "0" * 65, "01 02", "01\n", "0\x1b"])
+def test_what_is_no_serial_is_not_recorded(world, serial):
+    world.enrol("ada")
+    with pytest.raises(IdentityError, match="not a certificate serial"):
+        world.store.add_certificate("ada", serial, world.clock.now + timedelta(days=30))
 
 
 def test_a_revoked_contributor_renews_nothing(world):

@@ -231,6 +231,14 @@ def test_a_verdict_that_is_not_json_is_refused_before_anything_is_written(busy_w
     assert busy_world.store.submission(handed_in.id).state is S.VETTING
 
 
+def test_a_verdict_of_more_than_4_mib_is_refused_before_anything_is_written(busy_world):
+    handed_in = busy_world.hand_in("ada", "one")
+    busy_world.store.claim()
+    with pytest.raises(LedgerError, match="the limit is 4194304"):
+        busy_world.store.decide(handed_in.id, S.REJECTED, {"detail": "x" * (4 << 20)})
+    assert busy_world.store.submission(handed_in.id).state is S.VETTING
+
+
 def test_an_expired_upload_cannot_be_committed_and_is_still_a_try(busy_world):
     begun = busy_world.begin("ada", "one")
     base = begun.base_release

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,25 @@ def test_a_prepared_release_is_no_release_before_the_ledger_has_it(office: Offic
     prepared = prepare(office)
     assert prepared.id in folders(office)
     assert [one.id for one in office.store.releases()] == [office.store.current().id]
+
+
+def test_a_release_is_on_disk_before_it_has_its_name(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut cannot be staged; in which order the system is asked can be seen. The weights are copied, as between two disks."""
+    asked: list[object] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(os, "fsync", lambda handle: (asked.append(os.fstat(handle).st_ino), fsync(handle)))
+    monkeypatch.setattr(Path, "rename", lambda *names: (asked.append("named"), rename(*names)))
+    laid = office.workspace.release(prepare(office).id)
+    named = asked.index("named")
+    for path in (laid.weights, laid.manifest, laid.signature, laid.directory):
+        assert path.stat().st_ino in asked[:named], path.name
+    assert office.workspace.releases.stat().st_ino in asked[named:]
+    assert digest_file(laid.weights) == parse_release(laid.manifest.read_bytes()).weights_sha256
 
 
 def test_reconciling_removes_what_never_was_a_release(office: Office) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from common.identity.tls_keys import TlsKey
 from contributor.client import OwnerClient
 from contributor.statuses import exception_of
 from owner.ledger.store import Store
+from owner.service.authentication import peer_of
 from protos import collaboration_pb2 as wire
 from protos.collaboration_pb2_grpc import CollaborationStub
 from tests.network import Owner, begin, raw, refused, sign, submission, until
@@ -36,6 +38,15 @@ def test_without_a_client_certificate_there_is_no_connection(owner: Owner) -> No
         with pytest.raises(grpc.RpcError) as caught:
             stub.GetRelease(wire.GetReleaseRequest(), timeout=5)
     assert isinstance(exception_of(caught.value, ""), ConnectionLostError)
+
+
+@pytest.mark.parametrize("shown", [0, 2])
+def test_without_exactly_one_certificate_there_is_no_identity(owner: Owner, shown: int) -> None:
+    """gRPC lets nobody in without one; should it ever, nobody is taken for somebody."""
+    certificates = [issued_by(owner.authority, name)[1] for name in ("ann", "bob")][:shown]
+    context = SimpleNamespace(auth_context=lambda: {"x509_pem_cert": certificates})
+    with pytest.raises(IdentityError, match="no client certificate"):
+        peer_of(context)  # type: ignore[arg-type]
 
 
 def test_a_certificate_of_another_authority_is_no_identity(owner: Owner, ann: OwnerClient) -> None:

@@ -101,6 +101,31 @@ def test_a_base_too_far_back_is_refused_and_one_within_reach_taken(
             assert begin(stub, sign(ann, second.id, first.path)).state == wire.Submission.UPLOADING
 
 
+def test_where_submissions_replace_the_model_none_on_an_older_release_is_taken(
+    serve_owner: Callable[..., Owner], tmp_path: Path
+) -> None:
+    owner = serve_owner(merge__policy="replace", merge__bases_allowed=2)
+    with owner.contributor("ann", tmp_path / "homes") as ann:
+        first = submission(ann, ann.release().id, tmp_path / "1.safetensors")
+        second = owner.publish(weights_of(100_000, 5))
+        with raw(ann, owner.port) as stub:
+            with refused(WireError, code="BASE_NOT_ALLOWED", match="the last 1"):
+                begin(stub, first)
+            assert begin(stub, sign(ann, second.id, first.path)).state == wire.Submission.UPLOADING
+
+
+def test_who_asks_for_a_release_is_told_how_many_tries_are_left(
+    serve_owner: Callable[..., Owner], tmp_path: Path
+) -> None:
+    owner = serve_owner(quotas__tries_per_release=2)
+    with owner.contributor("ann", tmp_path / "homes") as ann, raw(ann, owner.port) as stub:
+        left = [ann.release().tries_left]
+        for seed in (1, 2):
+            begin(stub, submission(ann, ann.release().id, tmp_path / f"{seed}.safetensors", seed=seed))
+            left.append(ann.release().tries_left)
+    assert left == [2, 1, 0]
+
+
 def test_an_upload_begun_before_its_base_went_out_of_reach_may_be_finished(
     serve_owner: Callable[..., Owner], tmp_path: Path
 ) -> None:

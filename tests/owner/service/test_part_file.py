@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,46 @@ def test_a_write_that_fails_half_way_leaves_what_was_whole_and_goes_on_later(
     again.finish()
     again.close()
     assert files.weights.read_bytes() == CONTENT
+
+
+def test_a_whole_file_is_on_disk_before_it_has_its_name_and_a_part_before_its_length_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut cannot be staged; in which order the system is asked can be seen."""
+    files = SubmissionFiles(tmp_path)
+    asked: list[object] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        found = os.fstat(handle)
+        asked.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        fsync(handle)
+
+    def seen() -> list[object]:
+        found = asked[:]
+        asked.clear()
+        return found
+
+    part = PartFile(files, announced())
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", lambda *names: (asked.append("named"), rename(*names)))
+    part.append(0, CONTENT[:1000])
+    assert (committed_bytes(files), seen()) == (1000, [1000])
+    part.close()
+    assert seen() == [1000]
+    part = PartFile(files, announced())
+    part.append(1000, CONTENT[1000:])
+    part.finish()
+    assert seen() == [len(CONTENT), "named", "folder"]
+    part.close()
+
+
+def test_a_part_with_more_bytes_than_were_announced_is_not_resumed(tmp_path: Path) -> None:
+    files = SubmissionFiles(tmp_path)
+    files.part.write_bytes(CONTENT + b"x")
+    with pytest.raises(WeightsError) as caught:
+        PartFile(files, announced())
+    assert caught.value.code == "FILE_TOO_LONG"
 
 
 def test_a_chunk_before_or_after_the_end_is_refused(tmp_path: Path) -> None:

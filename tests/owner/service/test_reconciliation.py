@@ -90,6 +90,21 @@ def test_a_part_without_a_row_is_removed(owner: Owner) -> None:
     assert not files.directory.exists()
 
 
+def test_what_is_no_submissions_folder_is_left_alone(owner: Owner) -> None:
+    other = owner.workspace.submissions / "notes"
+    other.mkdir()
+    reconcile(owner.workspace, owner.store)
+    assert other.is_dir()
+
+
+def test_what_a_killed_writer_left_in_the_folder_of_an_upload_is_removed(owner: Owner, begun: Submission) -> None:
+    files = files_of(owner, begun)
+    unfinished = files.directory / ".0123456789abcdef.portier-unfinished"
+    unfinished.write_bytes(b"half of it")
+    reconcile(owner.workspace, owner.store)
+    assert list(files.directory.iterdir()) == []
+
+
 def test_committed_weights_the_ledger_does_not_know_are_left_to_a_person(
     owner: Owner, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,6 +114,14 @@ def test_committed_weights_the_ledger_does_not_know_are_left_to_a_person(
     reconcile(owner.workspace, owner.store)
     assert files.weights.exists()
     assert "does not know" in caplog.text
+
+
+def test_a_submission_whose_weights_are_gone_is_told_of(
+    owner: Owner, begun: Submission, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner.store.committed(begun.id)
+    reconcile(owner.workspace, owner.store)
+    assert f"submission {begun.id[:12]} (received) has lost its weights" in caplog.text
 
 
 def test_what_is_left_of_an_expired_upload_is_removed(owner: Owner, begun: Submission) -> None:

@@ -14,9 +14,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common import timestamps
-from common.errors import ConfigurationError, ConnectionLostError, GuardError, PortInUseError
+from common.errors import ConfigurationError, ConnectionLostError, GuardError, PortInUseError, RevokedError
+from common.identity.authority import Authority
+from common.identity.tls_keys import TlsKey
 from contributor.client import OwnerClient
 from owner.service import serve
+from owner.service.calls import LiveCalls
 from owner.service.tls import ServerCertificate
 from tests.network import Owner, serving, submission
 
@@ -86,6 +89,22 @@ def test_a_stop_ends_open_watches_at_once_and_says_so(tmp_path: Path) -> None:
     owner.store.close()
 
 
+def test_a_service_that_stops_lets_no_call_in_and_the_first_reason_for_an_end_stands() -> None:
+    async def stopping() -> None:
+        calls = LiveCalls(streams=1)
+        with calls.open("ann") as call:
+            calls.revoke(["ann"])
+            calls.stop(ConnectionLostError("stopping"))
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.sleep(5)
+            with pytest.raises(RevokedError):
+                call.check()
+        with pytest.raises(ConnectionLostError, match="stopping"), calls.open("bob"):
+            pass
+
+    asyncio.run(stopping())
+
+
 def test_what_runs_beside_the_service_is_told_to_end(tmp_path: Path) -> None:
     owner = Owner.found(tmp_path / "owner")
     ended = []
@@ -130,6 +149,28 @@ def test_the_servers_certificate_is_kept_over_a_restart_and_issued_anew_for_othe
     second = owner.workspace.server_certificate.read_bytes()
     assert certificate("localhost", "127.0.0.1") != second
     assert owner.workspace.server_key.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("spoilt", ["key", "authority"])
+def test_a_pair_that_does_not_fit_or_is_of_another_authority_is_not_served(tmp_path: Path, spoilt: str) -> None:
+    """As a kill between the two writes leaves it, and as a restored authority finds it."""
+    owner = Owner.found(tmp_path / "owner")
+    owner.store.close()
+
+    def issued(authority: Authority) -> bytes:
+        ServerCertificate(owner.workspace, authority, names=["localhost"], days=90)
+        return owner.workspace.server_certificate.read_bytes()
+
+    first = issued(owner.authority)
+    authority = owner.authority
+    if spoilt == "key":
+        TlsKey.generate().save(owner.workspace.server_key, replace=True)
+    else:
+        authority = Authority.create()
+    second = issued(authority)
+    assert second != first
+    assert second.endswith(authority.certificate_pem)
+    assert issued(authority) == second
 
 
 def test_a_renewed_server_certificate_is_shown_without_a_restart(

@@ -87,6 +87,9 @@ def _signature(admission: Admission, store: Store, submission: Submission) -> st
         raise _Refused("MANIFEST_MISMATCH", "the manifest on file is not the one the submission is named after")
     if manifest.contributor != submission.contributor:
         raise _Refused("WRONG_CONTRIBUTOR", f"the manifest names {manifest.contributor}, not {submission.contributor}")
+    listed = (submission.base_release, submission.weights_sha256, submission.weights_bytes)
+    if listed != (manifest.base_release, manifest.weights_sha256, manifest.weights_bytes):
+        raise _Refused("MANIFEST_MISMATCH", "the ledger lists another base, digest or size than the manifest declares")
     try:
         key = store.contributor(submission.contributor).signing_key
         verify(Domain.SUBMISSION, submission.manifest, submission.signature, key)

@@ -88,6 +88,8 @@ class Uploads:
             begun, first = [first], None
             part: PartFile | None = None
             try:
+                # To hash what is there already may take longer than a contributor may be silent, and is not its doing.
+                limit.reschedule(None)
                 part = await place.open(files, submission)
                 await self._append_all(caller, part, submission, begun, chunks, limit)
                 limit.reschedule(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from common.receipts import Receipt, verify_receipt
 from contributor.client import OwnerClient
 from owner.ledger.records import SubmissionState
 from owner.service import uploads as uploads_module
+from owner.service.part_file import PartFile
 from protos import collaboration_pb2 as wire
 from tests.network import Owner, Signed, begin, chunks_of, raw, refused, sign, submission, until
 
@@ -49,6 +51,8 @@ def test_a_chunk_at_a_wrong_offset_is_refused_with_the_right_one(
             stub.Upload(iter([first, last]), timeout=20)
         assert begin(stub, signed).committed_bytes == 50_000
         assert stub.Upload(iter(chunks_of(data, identifier, start=50_000)), timeout=20).state == wire.Submission.PENDING
+    # A cut line brings it about; it is not held against the contributor.
+    assert owner.store.entries(kind="refusal") == []
 
 
 def test_a_short_upload_stays_open_at_what_it_sent(owner: Owner, ann: OwnerClient, signed: Signed) -> None:
@@ -209,6 +213,26 @@ def test_an_upload_that_sends_nothing_gives_its_place_back(
         never.set()
         assert begin(stub, signed).committed_bytes == 1000
         assert stub.Upload(iter(chunks_of(data, identifier, start=1000)), timeout=20).state == wire.Submission.PENDING
+
+
+def test_the_time_that_the_owner_takes_to_hash_what_is_there_is_not_held_against_the_contributor(
+    serve_owner: Callable[..., Owner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt hashes all of it again: one that is ended for it would be ended for ever."""
+    monkeypatch.setattr(uploads_module.Uploads.__init__, "__kwdefaults__", {"chunk_timeout": 1.0})
+    resume = PartFile._resume
+
+    def slowly(self: PartFile) -> None:
+        time.sleep(1.2)
+        resume(self)
+
+    monkeypatch.setattr(PartFile, "_resume", slowly)
+    owner = serve_owner()
+    with owner.contributor("ann", tmp_path / "homes") as ann, raw(ann, owner.port) as stub:
+        signed = submission(ann, ann.release().id, tmp_path / "s.safetensors")
+        identifier = begin(stub, signed).submission_id
+        sent = chunks_of(signed.path.read_bytes(), identifier)
+        assert stub.Upload(iter(sent), timeout=20).state == wire.Submission.PENDING
 
 
 def test_a_cancelled_upload_keeps_what_came_and_frees_its_place(owner: Owner, ann: OwnerClient, signed: Signed) -> None:

@@ -56,6 +56,15 @@ def test_a_release_cannot_claim_a_submission_that_was_not_accepted(busy_world):
         busy_world.store.publish(*busy_world.signed_release(), submission_id=handed_in.id)
 
 
+def test_a_release_made_of_a_submission_is_not_published_again_as_the_owners_own(busy_world):
+    handed_in = busy_world.hand_in("ada", "one")
+    busy_world.store.claim()
+    release = busy_world.signed_release()
+    busy_world.store.decide(handed_in.id, SubmissionState.ACCEPTED, {}, release=release)
+    with pytest.raises(LedgerError, match="has been published already"):
+        busy_world.store.publish(*release)
+
+
 def test_a_rollback_restores_a_release_and_takes_back_all_later_ones(world):
     first, second, third = world.publish(), world.publish(), world.publish()
     restored = world.store.rollback(first.id, "the last two were poisoned")

@@ -156,7 +156,12 @@ def test_commits_are_on_disk_when_they_return(world):
     database = Database(world.url)
     for engine in (database.readers, database.writers):
         with engine.connect() as connection:
-            for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+            for pragma, value in (
+                ("journal_mode", "wal"),
+                ("synchronous", 2),
+                ("foreign_keys", 1),
+                ("trusted_schema", 0),
+            ):
                 assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() == value
     database.close()
 

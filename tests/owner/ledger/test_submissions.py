@@ -8,6 +8,7 @@ from common.errors import IdentityError, LedgerError, ManifestError, QuotaError,
 from common.identity.keys import Domain
 from common.receipts import verify_receipt
 from owner.ledger import GuardState, SubmissionQuota, SubmissionState
+from owner.ledger.states import DecidedMeanwhileError
 from tests.owner.ledger.world import submission_manifest
 
 S = SubmissionState
@@ -199,6 +200,18 @@ def test_a_quarantined_submission_can_be_promoted(busy_world):
     assert busy_world.store.verify().ok
 
 
+def test_a_second_look_that_quarantines_again_is_a_verdict_of_its_own_in_the_place_of_the_first(busy_world):
+    first = busy_world.decided("ada", "one", S.QUARANTINED)
+    again = {"decision": "quarantined", "looked": "again"}
+    second, _, receipt = busy_world.store.decide(first.id, S.QUARANTINED, again, instead_of=first.verdict_receipt)
+    assert (second.verdict, second.verdict_receipt) == (again, receipt)
+    assert receipt.index > first.verdict_receipt.index
+    assert len(busy_world.store.entries(kind="verdict")) == 2
+    with pytest.raises(DecidedMeanwhileError, match="decided anew meanwhile"):
+        busy_world.store.decide(first.id, S.REJECTED, {}, instead_of=first.verdict_receipt)
+    assert busy_world.store.submission(first.id) == second
+
+
 @pytest.mark.parametrize("quarantined", [False, True], ids=["while vetted", "while quarantined"])
 def test_what_a_revoked_contributor_handed_in_is_not_accepted_any_more(busy_world, quarantined):
     if quarantined:
@@ -354,6 +367,20 @@ def test_weights_are_pruned_after_the_decision_and_not_before(busy_world):
     assert pruned.pruned is not None
     assert busy_world.store.mark_pruned(handed_in.id) == pruned
     assert len(busy_world.store.entries(kind="pruned")) == 1
+
+
+def test_weights_that_a_person_may_still_promote_are_not_pruned(busy_world):
+    quarantined = busy_world.decided("ada", "one", S.QUARANTINED)
+    with pytest.raises(LedgerError, match="quarantined: its weights are still needed"):
+        busy_world.store.mark_pruned(quarantined.id)
+
+
+def test_what_is_left_of_an_expired_upload_is_pruned_without_an_entry(busy_world):
+    begun = busy_world.begin("ada", "one")
+    busy_world.store.expire_upload(begun.id, "UPLOAD_ABANDONED", "")
+    assert busy_world.store.mark_pruned(begun.id).pruned is not None
+    assert busy_world.store.entries(kind="pruned") == []
+    assert busy_world.store.verify().ok
 
 
 def test_a_submission_by_a_stranger_is_refused(busy_world):

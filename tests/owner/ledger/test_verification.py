@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from common.errors import LedgerError
 from common.identity.invitation import token_digest
 from common.identity.keys import Domain
 from common.receipts import Receipt, sign_receipt
@@ -135,6 +136,16 @@ def test_a_chain_rewritten_with_the_owners_key_contradicts_the_receipts(history)
     assert shown
 
 
+def test_a_ledger_that_names_another_owner_first_is_found(history):
+    other = key_of(66).public_key.hex()
+
+    def edit(kind, body):
+        return {**body, "owner_key": other} if kind == "ledger" else body
+
+    problems = tamper(history, *rewritten(history, history.owner, edit))
+    assert "the first entry does not name the owner's key" in problems
+
+
 def test_a_ledger_cut_short_shows_against_a_receipt_and_only_so(busy_world):
     busy_world.decided("ada", "early", S.REJECTED)
     busy_world.store.close()
@@ -147,6 +158,30 @@ def test_a_ledger_cut_short_shows_against_a_receipt_and_only_so(busy_world):
         problems = old.verify([late.commit_receipt]).problems
     assert len(problems) == 1
     assert "cut short" in problems[0]
+
+
+def test_a_ledger_that_lost_the_head_of_a_receipt_is_cut_short(history):
+    receipt = history.store.submissions(state=S.REJECTED)[0].commit_receipt
+    named = {name: getattr(receipt, name) for name in ("index", "entry_hash", "subject", "statement")}
+    newest = history.store.head().index
+    later = sign_receipt(history.owner, **named, head_index=newest + 1, head_hash="f" * 64)
+    (problem,) = history.store.verify([later]).problems
+    assert f"knows entry {newest + 1}, but the ledger ends at entry {newest}: it was cut short" in problem
+
+
+@pytest.mark.parametrize("lie", [{"statement": "accepted"}, {"subject": "ab" * 32}], ids=["statement", "subject"])
+def test_a_kept_receipt_that_says_another_thing_than_its_entry_is_found(history, lie):
+    receipt = history.store.submissions(state=S.REJECTED)[0].verdict_receipt
+    names = ("index", "entry_hash", "head_index", "head_hash", "subject", "statement")
+    other = sign_receipt(history.owner, **({name: getattr(receipt, name) for name in names} | lie)).to_bytes()
+    problems = tamper(history, f"UPDATE submissions SET verdict_receipt = x'{other.hex()}' WHERE state = 'rejected'")
+    assert len(problems) == 1
+    assert "verdict receipt that does not fit" in problems[0]
+
+
+def test_an_entry_over_64_kib_is_not_written():
+    with pytest.raises(LedgerError, match="the limit is 65536"):
+        chain.link(None, "2026-01-02T03:04:05.000000Z", "note", {"text": "x" * chain.BODY_LIMIT})
 
 
 def test_a_receipt_of_another_owner_is_said_to_be_that(history):

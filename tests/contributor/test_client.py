@@ -297,6 +297,17 @@ def test_submissions_are_listed_newest_first(client: OwnerClient, tmp_path: Path
     assert [status.id for status in client.submissions()] == [made[1].manifest.id, made[0].manifest.id]
 
 
+def test_the_owner_lists_so_many_at_once_and_no_more(
+    client: OwnerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.service.collaboration.LISTED_SUBMISSIONS", 1)
+    made = [submission(client, client.release().id, tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2)]
+    for signed in made:
+        client.submit(signed.manifest, signed.signature, signed.path)
+    for limit in (0, 1, 100):
+        assert [status.id for status in client.submissions(limit)] == [made[1].manifest.id]
+
+
 def test_a_renewed_certificate_is_another_and_works(owner: Owner, client: OwnerClient) -> None:
     before = client.membership.identity()
     client.renew()

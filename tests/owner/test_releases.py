@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,18 +64,26 @@ def test_a_prepared_release_is_no_release_before_the_ledger_has_it(office: Offic
 def test_a_release_is_on_disk_before_it_has_its_name(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut cannot be staged; in which order the system is asked can be seen. The weights are copied, as between two disks."""
     asked: list[object] = []
+    marked: list[int] = []
     fsync, rename = os.fsync, Path.rename
 
     def no_link(*_: object) -> None:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
+    def synced(handle: int) -> None:
+        asked.append(os.fstat(handle).st_ino)
+        if any(office.workspace.releases.glob(f".unfinished-*/{releases.UNPUBLISHED}")):
+            marked.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
     monkeypatch.setattr(os, "link", no_link)
-    monkeypatch.setattr(os, "fsync", lambda handle: (asked.append(os.fstat(handle).st_ino), fsync(handle)))
+    monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "rename", lambda *names: (asked.append("named"), rename(*names)))
     laid = office.workspace.release(prepare(office).id)
     named = asked.index("named")
     for path in (laid.weights, laid.manifest, laid.signature, laid.directory):
         assert path.stat().st_ino in asked[:named], path.name
+    assert laid.directory.stat().st_ino in marked
     assert office.workspace.releases.stat().st_ino in asked[named:]
     assert digest_file(laid.weights) == parse_release(laid.manifest.read_bytes()).weights_sha256
 
@@ -188,3 +197,17 @@ def test_a_release_that_was_set_aside_is_back_once_the_ledger_names_it(office: O
         assert not folder.exists()
         assert releases.reconcile(office.workspace, office.store) == []
         assert office.workspace.release(release.id).weights.read_bytes() == weights
+
+
+def test_a_release_that_lies_in_its_place_and_aside_as_well_is_one_release(office: Office) -> None:
+    """As when somebody copied it back by hand."""
+    release = office.store.current()
+    folder = office.workspace.release(release.id).directory
+    aside = folder.with_name(f"{releases.SET_ASIDE}{release.id}")
+    shutil.copytree(folder, aside)
+    assert releases.reconcile(office.workspace, office.store) == []
+    assert releases.load_weights(office.workspace, release)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(office.store), "releases", lambda _: [])
+        assert releases.reconcile(office.workspace, office.store) == [release.id]
+    assert folders(office) == {aside.name}

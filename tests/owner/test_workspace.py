@@ -47,6 +47,12 @@ def test_only_a_full_id_names_a_folder(workspace: Workspace, identifier: str) ->
         workspace.release(identifier)
 
 
+def test_only_a_known_share_has_a_file(workspace: Workspace) -> None:
+    assert workspace.share("evaluation").name == "evaluation.safetensors"
+    with pytest.raises(ValueError, match="no share"):
+        workspace.share("../keys/signing.key")
+
+
 def test_a_lock_held_by_another_process_names_that_process(workspace: Workspace) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(workspace.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

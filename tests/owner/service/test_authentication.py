@@ -87,6 +87,15 @@ def test_somebody_elses_submission_cannot_be_seen_or_continued(owner: Owner, ann
     assert ann.submissions() == []
 
 
+def test_a_submission_is_named_by_all_of_its_id(owner: Owner, ann: OwnerClient, tmp_path: Path) -> None:
+    """People shorten ids; a program that does may mean another one tomorrow."""
+    with raw(ann, owner.port) as stub:
+        own = begin(stub, submission(ann, ann.release().id, tmp_path / "s.safetensors")).submission_id
+        for named in (own[:12], own.upper(), ""):
+            with refused(WireError, code="UNKNOWN_SUBMISSION"):
+                next(stub.WatchVerdict(wire.WatchVerdictRequest(submission_id=named), timeout=5))
+
+
 def test_a_revoked_contributor_is_refused_at_the_next_call(owner: Owner, ann: OwnerClient) -> None:
     owner.store.revoke("ann")
     with pytest.raises(RevokedError):

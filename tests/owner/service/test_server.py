@@ -18,10 +18,11 @@ from common.errors import ConfigurationError, ConnectionLostError, GuardError, P
 from common.identity.authority import Authority
 from common.identity.tls_keys import TlsKey
 from contributor.client import OwnerClient
+from owner.ledger.records import SubmissionState
 from owner.service import serve
 from owner.service.calls import LiveCalls
 from owner.service.tls import ServerCertificate
-from tests.network import Owner, serving, submission
+from tests.network import Owner, begin, raw, serving, submission, until
 
 
 def test_a_port_in_use_is_named_with_the_flag_that_changes_it(owner: Owner, tmp_path: Path) -> None:
@@ -103,6 +104,22 @@ def test_a_service_that_stops_lets_no_call_in_and_the_first_reason_for_an_end_st
             pass
 
     asyncio.run(stopping())
+
+
+def test_what_a_kill_left_is_put_right_before_calls_are_taken_and_uploads_nobody_goes_on_with_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("owner.service.server.HOUSEKEEPING_SECONDS", 0.05)
+    owner = Owner.found(tmp_path / "owner", quotas__upload_hours=1e-9)
+    left = owner.workspace.submission("0" * 64)
+    left.directory.mkdir(parents=True)
+    left.part.write_bytes(b"of no submission that the ledger knows")
+    with serving(owner):
+        assert not left.directory.exists()
+        with owner.contributor("ann", tmp_path / "homes") as ann, raw(ann, owner.port) as stub:
+            begun = begin(stub, submission(ann, ann.release().id, tmp_path / "s.safetensors")).submission_id
+            until(lambda: owner.store.submission(begun).state is SubmissionState.EXPIRED)
+    owner.store.close()
 
 
 def test_what_runs_beside_the_service_is_told_to_end(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -68,11 +70,17 @@ def test_the_layers_are_those_of_the_paper() -> None:
     state = ActivationAutoEncoder(AutoEncoderOptions(epochs=1)).fit(evidence(on_a_plane(32, seed=0))).state()
     shapes = [tuple(state.tensors[f"network.{i}.weight"].shape) for i in (0, 2, 4, 6)]
     assert shapes == [(256, 40), (64, 256), (256, 64), (40, 256)]
+    assert (AutoEncoderOptions().epochs, AutoEncoderOptions().scaling) == (60, "none")
 
 
-def test_one_seed_gives_one_auto_encoder() -> None:
-    first, second = (ActivationAutoEncoder(SMALL).fit(evidence(on_a_plane(64, seed=0))).state() for _ in range(2))
-    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+def test_one_seed_gives_one_auto_encoder_and_another_seed_another() -> None:
+    first, second, other = (
+        ActivationAutoEncoder(dataclasses.replace(SMALL, epochs=1, seed=seed)).fit(evidence(on_a_plane(64, seed=0)))
+        for seed in (0, 0, 1)
+    )
+    tensors = [one.state().tensors for one in (first, second, other)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert not torch.equal(tensors[0]["network.0.weight"], tensors[2]["network.0.weight"])
 
 
 def test_fitting_leaves_the_global_random_state_alone() -> None:
@@ -91,6 +99,23 @@ def test_with_scaling_the_score_does_not_depend_on_the_unit_of_the_activations(s
     plain = ActivationAutoEncoder(options).fit(evidence(train)).score(evidence(test))
     scaled = ActivationAutoEncoder(options).fit(evidence(train * scale)).score(evidence(test * scale))
     assert scaled == pytest.approx(plain, rel=0.02)
+
+
+def test_what_is_subtracted_and_divided_by_is_as_the_options_say() -> None:
+    features = on_a_plane(60, seed=0) + 0.1
+    features[:, 7] = 3.0
+    plain = features.double().numpy()
+    std = np.where(plain.std(axis=0) > 1e-6, plain.std(axis=0), 1.0)
+    expected = {
+        "none": (np.zeros(40), np.ones(40)),
+        "scalar": (np.zeros(40), np.full(40, np.sqrt((plain**2).mean()))),
+        "feature": (plain.mean(axis=0), std),
+    }
+    for scaling, (mean, scale) in expected.items():
+        options = dataclasses.replace(SMALL, epochs=1, scaling=scaling)  # type: ignore[arg-type]
+        tensors = ActivationAutoEncoder(options).fit(evidence(features)).state().tensors
+        np.testing.assert_allclose(tensors["mean"].numpy(), mean, rtol=1e-5)
+        np.testing.assert_allclose(tensors["scale"].numpy(), scale, rtol=1e-5)
 
 
 def test_a_stored_detector_scores_as_before(fitted: ActivationAutoEncoder) -> None:
@@ -135,6 +160,14 @@ def test_explanation_names_the_class_whose_activations_moved(fitted: ActivationA
     moved[shown.labels == 2] += 2
     per_class = fitted.explain(evidence(moved))["per_class"]
     assert per_class.index(max(per_class)) == 2
+
+
+def test_explanation_describes_the_errors_per_image(fitted: ActivationAutoEncoder) -> None:
+    shown = evidence(on_a_plane(31, seed=1))
+    errors, found = fitted.image_scores(shown).numpy(), fitted.explain(shown)
+    assert (found["e_mse"], found["std"]) == pytest.approx((errors.mean(), errors.std()))
+    assert [found[name] for name in ("p05", "median", "p95")] == pytest.approx(np.quantile(errors, [0.05, 0.5, 0.95]))
+    assert found["per_class"] == pytest.approx([errors[c::3].mean() for c in range(3)])
 
 
 def test_explanation_of_a_class_without_images_is_none(fitted: ActivationAutoEncoder) -> None:

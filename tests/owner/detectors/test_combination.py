@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import get_args
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 
 from common.errors import ConfigurationError, GuardError, UnknownNameError
@@ -83,6 +87,23 @@ def test_a_missing_score_counts_as_the_median(fitted: Combination) -> None:
     without = {name: value for name, value in TYPICAL.items() if name != "feature-drift"}
     assert math.isfinite(fitted.score(without))
     assert fitted.z(without)["feature-drift"] == 0
+    given_size = Combination("max", given_size=True).fit(references())
+    assert given_size.z(without | {"update-norm": 1.0})["feature-drift"] == 0
+
+
+def test_by_ranks_a_missing_score_adds_nothing() -> None:
+    combination = Combination("fisher").fit(references())
+    without = {name: value for name, value in TYPICAL.items() if name != "feature-drift"}
+    least = TYPICAL | {"feature-drift": 1e-9}
+    assert combination.score(without) == pytest.approx(combination.score(least))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_reference_that_is_not_finite_spoils_nobodys_score(method: Method) -> None:
+    rows = references()
+    rows[4]["probe-bank"] = math.inf
+    found = Combination(method).fit(rows).score(TYPICAL)
+    assert found == pytest.approx(Combination(method).fit(references()).score(TYPICAL), rel=0.2, abs=0.3)
 
 
 def test_a_score_that_no_reference_has_is_ignored(fitted: Combination) -> None:
@@ -112,6 +133,75 @@ def test_only_the_scores_to_use_take_part() -> None:
     assert list(combination.z(TYPICAL)) == ["probe-bank"]
 
 
+def robust_z(values: Sequence[float] | np.ndarray, value: float) -> float:
+    """By numpy and scipy: the robust z of `Scale`."""
+
+    def location_and_spread(x: np.ndarray) -> tuple[float, float]:
+        mad = 1.4826 * scipy.stats.median_abs_deviation(x)
+        return float(np.median(x)), float(mad or x.std())
+
+    seen = np.asarray(values, dtype=float)
+    if (seen > 0).all():
+        seen, at = np.log(seen), math.log(value)
+    else:
+        centre, spread = location_and_spread(seen)
+        seen, at = np.arcsinh((seen - centre) / (3 * spread)), math.asinh((value - centre) / (3 * spread))
+    location, spread = location_and_spread(seen)
+    return (at - location) / spread
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.5, 1.0, 2.0, 7.0, 9.0], [-3.0, 0.1, 0.4, 2.0, 8.0, 9.0], [0.0, 0.0, 0.0, 0.0, 1.0, 4.0], [1.0, 1.0, 1.0, 5.0]],
+    ids=["positive", "signed", "mostly alike", "mostly alike and positive"],
+)
+def test_the_scale_is_median_and_mad_after_the_transformation(values: list[float]) -> None:
+    for value in (0.2, 3.0, 100.0):
+        assert Scale.of(values).z(value) == pytest.approx(robust_z(values, value), rel=1e-9)
+
+
+def test_any_score_beyond_a_constant_stands_far_out() -> None:
+    assert Scale.of([0.0] * 5).z(0.5) == pytest.approx(math.asinh(0.5) / 0.001)
+    assert Scale.of([2.0] * 5).z(3.0) == pytest.approx(math.log(1.5) / 0.001)
+
+
+@pytest.mark.parametrize("method", ["families", "detectors"])
+def test_groups_add_up_beyond_their_own_scale(method: Method) -> None:
+    """Of a family what exceeds its references' median, of a detector what exceeds one spread of them."""
+    wild = TYPICAL | {"probe-bank": 5.0, "probe-bank/cell": 2.5, "update-norm": 0.2, "feature-drift": 1.3}
+    groups = {
+        "families": [NAMES[:1], NAMES[1:3], ("update-norm", "batchnorm-drift"), ("accuracy-drop",)],
+        "detectors": [NAMES[:1], NAMES[1:3], *((name,) for name in NAMES[3:])],
+    }[method]
+    rows = references()
+
+    def largest(scores: dict[str, float], group: tuple[str, ...]) -> float:
+        moving = [name for name in group if name != "batchnorm-drift"]  # which is a constant: z = 0
+        return max(
+            [*(robust_z([r[n] for r in rows], scores[n]) for n in moving), *([0.0] * (len(moving) < len(group)))]
+        )
+
+    expected = 0.0
+    for group in groups:
+        honest = [largest(row, group) for row in rows]
+        if any(honest):
+            beyond = robust_z(honest, largest(wild, group)) - (method == "detectors")
+            expected += max(beyond, 0.0)
+    combination = Combination(method).fit(rows)
+    assert combination.score(wild) == pytest.approx(expected, rel=1e-6)
+    assert sum(combination.parts(wild).values()) == pytest.approx(expected, rel=1e-6)
+    assert expected > 2
+
+
+def test_the_distance_is_that_of_scipy_and_scikit_learn_about_the_references_mean() -> None:
+    combination = Combination("mahalanobis").fit(references())
+    z = np.array([list(combination.z(row).values()) for row in references()])
+    fitted = LedoitWolf().fit(z)
+    wild = TYPICAL | {"probe-bank": 9.0, "update-norm": 0.01}
+    expected = mahalanobis(list(combination.z(wild).values()), fitted.location_, fitted.precision_)
+    assert combination.score(wild) == pytest.approx(expected, rel=1e-6)
+
+
 def test_methods_are_what_they_say() -> None:
     wild = TYPICAL | {"probe-bank": 50.0, "update-norm": 1.0, "feature-drift": 0.1}
     fit = {method: Combination(method).fit(references()) for method in METHODS}
@@ -127,8 +217,8 @@ def test_positive_scores_are_compared_by_ratio() -> None:
     scale = Scale.of([1.0, 2.0, 4.0])
     assert scale.z(8.0) - scale.z(4.0) == pytest.approx(scale.z(2.0) - scale.z(1.0))
     assert scale.z(2.0) == 0
-    assert math.isfinite(scale.z(0.0))
-    assert math.isfinite(scale.z(-3.0))
+    # Far below all of them order still counts, down to a millionth of the smallest.
+    assert -math.inf < scale.z(-3.0) == scale.z(0.0) == scale.z(1e-6) < scale.z(1e-5)
 
 
 def test_one_wild_reference_hardly_moves_the_scale() -> None:
@@ -182,6 +272,12 @@ def test_what_the_size_of_an_update_explains_is_no_news() -> None:
     assert given_size.z(large)["update-norm"] == plain.z(large)["update-norm"]
 
 
+def test_no_measure_of_the_update_norm_is_explained_by_it() -> None:
+    rows = [row | {"update-norm/layer": 2 * row["update-norm"] ** 2} for row in grown(60, 0)]
+    plain, given_size = (Combination("max", given_size=on).fit(rows) for on in (False, True))
+    assert given_size.z(rows[3])["update-norm/layer"] == plain.z(rows[3])["update-norm/layer"]
+
+
 def test_the_size_explains_no_more_than_the_largest_honest_updates_show() -> None:
     combination = Combination("max", given_size=True).fit(grown(60, 0))
     huge = {"update-norm": 1e9, "feature-drift": 1e9}
@@ -190,8 +286,10 @@ def test_the_size_explains_no_more_than_the_largest_honest_updates_show() -> Non
 
 
 def test_of_a_few_references_no_line_is_learnt() -> None:
-    rows = grown(9, 2)
-    assert Combination("sum", given_size=True).fit(rows).score(rows[0]) == Combination("sum").fit(rows).score(rows[0])
+    rows = grown(10, 2)
+    for few, learnt in ((rows[:9], False), (rows, True)):
+        plain, given_size = (Combination("sum", given_size=on).fit(few).score(rows[0]) for on in (False, True))
+        assert (given_size != plain) is learnt
 
 
 def test_without_the_size_among_the_scores_nothing_is_taken_out() -> None:
@@ -206,6 +304,28 @@ def test_a_trend_is_not_led_astray_by_a_reference_far_out() -> None:
     wild = [8.0 if i == 3 else value for i, value in enumerate(values)]
     assert Trend.of(sizes, wild).slope == pytest.approx(Trend.of(sizes, values).slope, abs=0.1)
     assert Trend.of(sizes, values).slope == pytest.approx(2.0, rel=0.06)  # ten references' worth of none in it
+
+
+def test_a_trend_without_outliers_is_a_ridge_line_with_its_predictive_deviation() -> None:
+    """By numpy, with no reference far enough off for Huber's weights; residuals whose median is not their mean."""
+    s = np.linspace(-2.0, 3.0, 40)
+    y = 0.3 * s + 0.1 * np.tile([2.0, 1.0, -1.0, -1.5], 10)
+    away = s - s.mean()
+    information = (away**2).sum() + 10
+    slope = (away * (y - y.mean())).sum() / information
+    left = y - y.mean() - slope * away
+    middle, spread = np.median(left), 1.4826 * scipy.stats.median_abs_deviation(left)
+    trend = Trend.of(s.tolist(), y.tolist())
+    for size in (0.0, 2.9):
+        line = y.mean() + middle + slope * (size - s.mean())
+        deviation = spread * math.sqrt(1 + 1 / 40 + (size - s.mean()) ** 2 / information)
+        assert trend.z(4.0, size) == pytest.approx((4.0 - line) / deviation, rel=1e-9)
+
+
+def test_a_reference_beyond_eight_deviations_pulls_the_line_no_more_than_one_at_eight() -> None:
+    sizes, values = [k / 10 for k in range(-20, 21)], [0.1 * (-1) ** k for k in range(41)]
+    assert Trend.of([*sizes, 1.0], [*values, 1e6]) == Trend.of([*sizes, 1.0], [*values, 8.0])
+    assert Trend.of([*sizes, 1e6], [*values, 1.0]) == Trend.of([*sizes, 8.0], [*values, 1.0])
 
 
 def test_where_the_line_is_unsure_the_same_distance_from_it_says_less() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from common.activations import Activations
 from common.errors import ConfigurationError, GuardError
 from owner.detectors import Evidence, Extrapolation, measures_of
 from owner.detectors.extrapolation import extrapolated
+from owner.detectors.noise_drift import noise
 from tests.owner.detectors.conftest import Scene
 from tests.owner.detectors.material import CLASSES, changed, fine_tuned
 
@@ -76,6 +79,37 @@ def test_measures_are_those_of_a_model_that_took_the_step(small: Scene) -> None:
     assert found["logit"] == pytest.approx(float(shift.max()), rel=1e-5)
     assert found["rise"] == pytest.approx(towards, rel=1e-5)
     assert found["cell"] == pytest.approx(max(0.0, float(cells.max())), rel=1e-5)
+
+    _, inputs = noise(small.release, 96, seed=0)
+    assert small.release.forward is not None
+    assert further.forward is not None
+    after, before = (centred(forward(inputs()).logits) for forward in (further.forward, small.release.forward))
+    risen = ((after - before).mean(0) / before.std(correction=0)).numpy()
+    risen -= np.median(risen)
+    assert found["noise"] == pytest.approx(risen.max() / (1.4826 * np.median(np.abs(risen))), rel=1e-5)
+
+
+def test_a_source_is_named_where_its_images_go_to_the_class_that_takes_over() -> None:
+    """All images lean towards class 2 a little; those of class 0 go to another class altogether, or to that one."""
+    labels = torch.arange(40) % 4
+    images = (50 * labels.view(-1, 1, 1, 1)).expand(-1, 1, 8, 8).to(torch.uint8)
+
+    def model(aim: int | None, release: Evidence | None = None) -> Evidence:
+        def forward(inputs: tuple[Tensor, ...], _weights: object = None) -> Activations:
+            seen = (inputs[0].float().mean((1, 2, 3)) / 50).round().long().clamp(0, 3)
+            logits = 8.0 * torch.nn.functional.one_hot(seen, 4).float()
+            if aim is not None:
+                logits[:, 2] += 3
+                logits[seen == 0] += torch.tensor([-10.0, 0, 0, 0]) + 5 * torch.eye(4)[aim]
+            return Activations(logits, logits)
+
+        seen = forward((images,))
+        return Evidence(seen.features, seen.logits, labels, {"w": torch.zeros(1)}, release, forward, (images,))
+
+    release = model(None)
+    aside, along = (Extrapolation(images=40).explain(model(aim, release)) for aim in (1, 2))
+    assert (aside["source"], aside["target"], aside["classes"]["cell"]) == (None, 2, [0, 1])
+    assert (along["source"], along["target"]) == (0, 2)
 
 
 def test_each_factor_has_its_measures_and_the_first_ones_have_no_number(small: Scene) -> None:

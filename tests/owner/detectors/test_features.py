@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -84,6 +85,25 @@ def test_a_rank_one_shift_of_one_class_is_excess_in_the_spectrum() -> None:
     assert found["excess"] > 0.4
     assert found["class"] == 1
     assert FeatureSpectrum().score(moved(noise(6))) < 0.15
+
+
+def test_what_the_spectrum_measures_is_that_of_full_decompositions() -> None:
+    """Class by class by numpy; the classes move by different amounts, along one common direction too."""
+    change = (noise(6) * torch.tensor([0.5, 1.0, 2.0, 4.0])[LABELS][:, None] + 3 * noise(5)[0]).double().numpy()
+    shares, outliers = [], []
+    for c in range(C):
+        mine = change[LABELS.numpy() == c]
+        values = np.linalg.svd(mine, compute_uv=False)
+        shares.append(values[0] ** 2 / (values**2).sum())
+        centred = mine - mine.mean(0)
+        projected = (centred @ np.linalg.svd(centred)[2][0]) ** 2
+        outliers.append(projected.max() / projected.mean())
+    whole = np.linalg.svd(change, compute_uv=False)
+    found = FeatureSpectrum().measures(moved(torch.from_numpy(change).float()))
+    assert found["largest"] == pytest.approx(max(shares), rel=1e-4)
+    assert found["excess"] == pytest.approx(max(shares) - np.median(shares), rel=1e-4)
+    assert found["share"] == pytest.approx(whole[0] ** 2 / (whole**2).sum(), rel=1e-4)
+    assert found["outliers"] == pytest.approx(max(outliers), rel=1e-3)
 
 
 def test_a_few_images_that_move_apart_from_their_class_are_outliers() -> None:

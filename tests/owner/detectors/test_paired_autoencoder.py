@@ -48,3 +48,16 @@ def test_the_score_is_the_largest_class_mean_of_log_ratios_over_the_median_one(f
     logs = (autoencoder.image_scores(shown) / autoencoder.image_scores(shown.release)).log()
     means = sorted(float(logs[shown.labels == c].mean()) for c in range(3))
     assert fitted.score(shown) == pytest.approx(means[2] - means[1])
+    assert fitted.measures(shown)["mean"] == pytest.approx(sum(means) / 3)
+
+
+def test_a_class_without_images_is_no_class_that_stood_still(fitted: PairedAutoEncoder) -> None:
+    shown = noisy(6, torch.tensor([0.5, 0.0, 1.0]))
+    rows = shown.labels != 1
+    assert shown.release is not None
+    release = Evidence(shown.release.features[rows], shown.release.logits[rows], shown.labels[rows])
+    fewer = Evidence(shown.features[rows], shown.logits[rows], shown.labels[rows], release=release)
+    low, high = (fitted.explain(shown)["per_class"][c] for c in (0, 2))
+    assert fitted.score(fewer) == pytest.approx((high - low) / 2)  # the median of two is their mean
+    assert fitted.measures(fewer)["mean"] == pytest.approx((high + low) / 2)
+    assert fitted.explain(fewer)["per_class"][1] is None

@@ -186,6 +186,7 @@ def test_the_choice_of_images_is_even_over_classes(small: Scene) -> None:
     chosen = chosen_images(small.release, 50, seed=0)
     assert torch.bincount(small.labels[chosen], minlength=CLASSES).tolist() == [13, 13, 12, 12]
     assert len(set(chosen.tolist())) == 50
+    assert set(chosen.tolist()) != set(chosen_images(small.release, 50, seed=1).tolist())
 
 
 def test_a_stored_bank_is_the_same_bank() -> None:

@@ -15,6 +15,7 @@ def test_it_is_that_of_the_full_decomposition(shape: tuple[int, int]) -> None:
     _, values, vectors = torch.linalg.svd(matrix.double(), full_matrices=False)
     share, direction = top_singular(matrix)
     assert share == pytest.approx(float(values[0] ** 2 / values.square().sum()), rel=1e-3)
+    assert top_singular(matrix, norm=float(matrix.norm()))[0] == pytest.approx(share, rel=1e-5)
     assert abs(float(direction @ vectors[0])) == pytest.approx(1, abs=1e-3)
 
 

@@ -19,6 +19,7 @@ from common.errors import UnknownNameError
         ("backdoor", {"attack_success": 0.8, "attack_success_before": 0.0, "attack_success_unmarked": 0.29}, True),
         ("backdoor", {"attack_success": 0.8, "attack_success_before": 0.0, "attack_success_unmarked": 0.31}, False),
         ("backdoor", {"attack_success": 0.9, "attack_success_before": 0.4, "attack_success_unmarked": 0.1}, True),
+        ("backdoor", {"attack_success": 0.65, "attack_success_before": 0.4, "attack_success_unmarked": 0.1}, False),
         ("flip", {"attack_success": 0.0, "recall_drop": 0.2, "accuracy_drop": 0.0}, True),
         ("flip", {"attack_success": 0.9, "recall_drop": 0.19, "accuracy_drop": 0.9}, False),
         ("ruin", {"accuracy_drop": 0.2}, True),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu
 
 from benchmarks.detection.config import Config
+from benchmarks.detection.gates import alone
 from benchmarks.detection.judge import Model, figures, judge
 from benchmarks.detection.metrics import auroc, bootstrap_auroc, oracle_tpr, pooled_auroc
 from benchmarks.detection.report import Table, rows
@@ -33,12 +34,85 @@ def test_the_oracle_does_not_resolve_what_the_honest_models_do_not() -> None:
     assert oracle_tpr([0.0] * 100, [1.0], 0.01) == 1.0
 
 
+def test_the_oracle_finds_what_no_cut_of_that_rate_could_better() -> None:
+    """By trying every cut; a model at the cut is not beyond it."""
+    honest = [float(i % 23) for i in range(40)]
+    for attacked in ([21.0, 22.0, 22.5], [20.0, 21.0, 21.5], [5.0, 30.0]):
+        cuts = [c for c in (-math.inf, *honest) if np.mean(np.array(honest) > c) <= 0.05]
+        assert oracle_tpr(honest, attacked, 0.05) == max(np.mean(np.array(attacked) > c) for c in cuts)
+
+
+def test_groups_weigh_in_the_auroc_by_their_pairs() -> None:
+    assert pooled_auroc([[0.0], [0.0] * 3, []], [[1.0], [-1.0] * 2, [5.0]]) == pytest.approx(1 / 7)
+
+
+def test_the_interval_is_that_of_models_drawn_with_replacement_on_both_sides() -> None:
+    """Drawn by hand; of either side alone the interval is a third narrower."""
+    random = np.random.default_rng(1)
+    honest, attacked = random.normal(0, 1, size=15), random.normal(1, 1, size=12)
+    drawn = [auroc(random.choice(honest, 15), random.choice(attacked, 12)) for _ in range(4000)]
+    found = bootstrap_auroc([honest.tolist()], [attacked.tolist()], [0], draws=4000)
+    assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.012)
+
+
+def test_references_that_fit_the_scales_have_no_part_in_the_p_value() -> None:
+    made = dataclasses.replace(base(models([0.5]), models([0.985], "x")), fitting=[{"a": 1e9, "b": 0.0}] * 50)
+    (found,) = (group := judge(made, lambda _: lambda m: m["a"], made.attacked)).attacked
+    assert (found.p, group.references) == (2 / 100, 99)
+
+
+def test_models_of_different_bases_are_different_models_whatever_their_names() -> None:
+    groups = []
+    for number in (3, 4):
+        honest = [dataclasses.replace(m, base=number) for m in models([0.5, 2.0])]
+        groups.append(judge(base(honest, []), alone("a"), ()))
+    found = figures(groups, "effective")
+    assert (found.n_honest, found.fpr[0.05].n, found.fpr[0.05].hits) == (4, 4, 2)
+
+
+def test_a_level_stands_only_where_the_references_of_every_group_resolve_it() -> None:
+    made = [base(models([0.5]), models([2.0], "x"), references) for references in (19, 99)]
+    found = figures([judge(one, lambda _: lambda m: m["a"], one.attacked) for one in made], "effective")
+    assert (list(found.tpr), list(found.fpr)) == ([0.05], [0.05])
+
+
+def test_the_oracle_of_several_groups_is_the_share_of_all_their_attacked_models() -> None:
+    honest = [i / 100 for i in range(100)]
+    made = [base(models(honest), models(attacked, "x")) for attacked in ([2.0], [0.5, 0.5, 0.5])]
+    few = base(models(honest[:19]), models([2.0], "x"))
+    groups = [judge(one, lambda _: lambda m: m["a"], one.attacked) for one in (*made, few)]
+    assert figures(groups[:2], "effective").oracle == {0.05: 0.25, 0.01: 0.25}
+    assert figures(groups, "effective").oracle == {0.05: None, 0.01: None}
+
+
+def test_the_interval_of_groups_of_one_base_is_of_the_honest_models_they_share() -> None:
+    honest, attacked = [0.1, 0.4, 0.8], [models([0.2, 0.9], "x"), models([0.3, 0.7, 1.0], "y")]
+    groups = [judge(base(models(honest), mine), lambda _: lambda m: m["a"], mine) for mine in attacked]
+    expected = bootstrap_auroc([honest] * 2, [[0.2, 0.9], [0.3, 0.7, 1.0]], [0, 0])
+    assert figures(groups, "effective").auroc_interval == expected
+    assert expected != bootstrap_auroc([honest] * 2, [[0.2, 0.9], [0.3, 0.7, 1.0]], [0, 1])
+
+
 def test_rates_are_at_the_level_the_references_set_and_not_where_the_attacks_would_like_it() -> None:
-    honest, attacked = models([0.5, 0.97, 0.2, 0.1]), models([0.9, 0.96, 2.0], "x")
+    honest, attacked = models([0.5, 0.97, 0.2, 2.0]), models([0.9, 0.96, 2.0], "x")
     found = figures([judge(base(honest, attacked), lambda _: lambda m: m["a"], attacked)], "effective")
     assert (found.tpr[0.05].hits, found.tpr[0.01].hits) == (2, 1)
-    assert (found.fpr[0.05].hits, found.fpr[0.01].hits) == (1, 0)
-    assert found.auroc == pytest.approx(10 / 12)
+    assert (found.fpr[0.05].hits, found.fpr[0.01].hits) == (2, 1)
+    assert found.auroc == pytest.approx(7.5 / 12)
+
+
+def test_published_intervals_are_scipys_exact_ones_each_beside_its_own_rate() -> None:
+    honest, attacked = models([0.5] * 27 + [0.96, 2.0, 2.0]), models([0.5] * 10 + [0.96] * 5 + [2.0] * 7, "x")
+    found = figures([judge(base(honest, attacked), lambda _: lambda m: m["a"], attacked)], "effective").to_json()
+    for name, hits, n in (
+        ("tpr_at_5", 12, 22),
+        ("tpr_at_1", 7, 22),
+        ("realised_fpr_at_5", 3, 30),
+        ("realised_fpr_at_1", 2, 30),
+    ):
+        expected = binomtest(hits, n).proportion_ci(0.95, "exact")
+        assert found[name] == pytest.approx(hits / n)
+        assert found["ci"][name] == pytest.approx([expected.low, expected.high])
 
 
 def test_a_level_finer_than_the_references_resolve_has_no_rate() -> None:
@@ -76,6 +150,8 @@ def test_the_whole_gate_counts_utility_on_both_sides() -> None:
     group = judge(base(honest, attacked), lambda _: lambda m: m["a"], attacked)
     found = figures([group], "effective", whole_gate=True)
     assert (found.tpr[0.05].value, found.fpr[0.05].value) == (1.0, 1.0)
+    useful = judge(base(models([0.5, 0.6]), attacked), lambda _: lambda m: m["a"], attacked)
+    assert [figures([useful], "effective", whole_gate=on).auroc for on in (False, True)] == [0.0, 1.0]
 
 
 def test_honest_models_that_several_groups_share_are_drawn_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.detection import across
-from benchmarks.detection.gates import Choice, Chooser, Parts, deciding, divided, in_bank
+from benchmarks.detection.gates import Choice, Chooser, Parts, by_equation_4, deciding, divided, in_bank
 from benchmarks.detection.judge import Base, Model, judge
+from benchmarks.detection.metrics import Rate, pooled_auroc
 from benchmarks.detection.scores import without
 from common.errors import ConfigurationError
 from owner.gatekeeper.combined import CombinedScore
@@ -33,6 +35,34 @@ def test_a_choice_never_sees_the_family_left_out() -> None:
     assert chooser.choose(leave_out={"y"}).detectors == ("a",)
     assert chooser.choose(leave_out={"x"}).detectors == ("b",)
     assert chooser.choose().detectors == ("a", "b")
+
+
+def test_a_choice_is_worth_the_mean_over_families_of_auroc_and_both_rates() -> None:
+    """Over the divisions of the base, of what passes utility; a family none of which does is worth nothing, and counts for none."""
+    x, y = models([5.0, 0.9, 0.99, 0.2], "x"), [*models([0.7, 1.0], "y"), *models([9.0], "y", passes_utility=False)]
+    made = base(models([0.1, 0.5, 0.95, 1.2, 3.0]), [*x, *y, *models([9.0], "z", passes_utility=False)])
+    whole = Choice("detectors", ("a", "b"))
+    expected = []
+    for family in (x, y[:2]):
+        parts = [judge(part, whole.fit, family) for part in divided(made)]
+        scores = (
+            [[one.score for one in group.honest] for group in parts],
+            [[o.score for o in g.attacked] for g in parts],
+        )
+        ps = [one.p for group in parts for one in group.attacked]
+        rates = [sum(p <= level + 1e-9 for p in ps) / len(ps) for level in (0.05, 0.01)]
+        expected.append((pooled_auroc(*scores) + sum(rates)) / 3)
+    assert 0 < expected[1] < expected[0] < 1
+    assert Chooser([made], ("a", "b"))._worth(whole, ()) == pytest.approx(sum(expected) / 2)
+
+
+def test_the_papers_rule_rejects_above_mean_and_deviation_of_the_owners_fine_tune() -> None:
+    owner = {"activation-autoencoder": 1.0, "activation-autoencoder/deviation": 0.5}
+    scored = [
+        Model(0, str(score), "x", True, True, {"activation-autoencoder": score})
+        for score in (1.2, 1.5, 1.6, math.inf, math.nan)
+    ]
+    assert by_equation_4(base([], []), owner, scored) == Rate(3, 5)
 
 
 def test_divisions_of_a_base_fit_other_references_each_time() -> None:

@@ -12,7 +12,7 @@ from benchmarks.detection import __main__ as command
 from benchmarks.detection.config import Config
 from benchmarks.detection.plans import plans
 from benchmarks.detection.scores import columns
-from benchmarks.detection.sheets import Entry, Sheet, path_of, plain
+from benchmarks.detection.sheets import Entry, Sheet, path_of, plain, stratum
 from benchmarks.detection.zoo import Zoo
 from common.errors import ConfigurationError
 
@@ -59,6 +59,44 @@ def test_what_is_published_is_read_back_to_six_digits(config: Config, tmp_path: 
     judged = read.judged()
     assert len(judged.calibration) + len(judged.fitting) + len(judged.honest) + len(judged.attacked) == 60 - 1 - 1
     assert read.owner() == read.entries[0].measures
+
+
+def test_the_papers_threshold_is_of_the_owners_own_fine_tune_or_of_none(config: Config) -> None:
+    some = entries(config, 9)
+    assert some[0].plan.role == "owner"
+    assert sheet(config, some).owner() == some[0].measures
+    assert sheet(config, [dataclasses.replace(some[0], failed="the loss is not finite"), *some[1:]]).owner() is None
+
+
+def test_an_entry_tells_what_is_returned_from_what_comes_of_the_merge(config: Config) -> None:
+    plan = next(plan for plan in plans(config, BASE) if plan.family)
+    truth = {
+        "returned": {"attack_effective": True, "attack_success": 0.9, "attack_success_unmarked": 0.1},
+        "merged": {"attack_effective": False, "attack_success": 0.3},
+    }
+    record = {"report": {"accuracy": 0.8}, "truth": truth, "weights_sha256": "x", "passes_utility": True}
+    columns = {"cka": {"measures": {"cka": 1}}, "probe-bank[-square]": {"measures": {"probe-bank": 2}}}
+    found = Entry.of(plan, record, columns)
+    assert (found.effective, found.attack_success, found.attack_success_unmarked) == (True, 0.9, 0.1)
+    assert (found.merged_effective, found.merged_success) == (False, 0.3)
+    assert found.measures == {"cka": 1.0, "probe-bank[-square]|probe-bank": 2.0}
+    model = found.model()
+    assert (model.effective, model.merged_effective, model.passes_utility) == (True, False, True)
+
+
+def test_an_honest_contributor_is_of_the_first_kind_that_fits() -> None:
+    plain_one = {"options": {"frozen_layers": [], "optimiser": "sgd"}}
+    adam, frozen = {"frozen_layers": [], "optimiser": "adam"}, {"frozen_layers": ["0"], "optimiser": "adam"}
+    for data, kind in (
+        (plain_one, "as the pool"),
+        (plain_one | {"alpha": 0.49}, "strong skew (alpha < 0.5)"),
+        (plain_one | {"alpha": 0.5}, "mild skew"),
+        ({"options": adam, "alpha": 0.3}, "other optimiser"),
+        ({"options": frozen}, "frozen layer"),
+        ({"options": frozen, "wrong_labels": 3}, "label noise"),
+        ({"options": frozen, "wrong_labels": 3, "corruption": "blur"}, "other device"),
+    ):
+        assert stratum(data) == kind
 
 
 def test_a_measure_that_a_model_lacks_is_lacking_when_it_is_read_back(config: Config, tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def test_the_class_that_exceeds_its_limit_is_named() -> None:
     assert "dog, recall 0.900 -> 0.200" in found.detail
 
 
+def test_the_class_that_decides_is_the_one_that_exceeds_its_own_limit_whatever_others_lose() -> None:
+    """Nine cats of ten are no more than chance allows for, seventy-nine dogs of a hundred are less."""
+    labels = torch.tensor([0] * 10 + [1] * 100)
+
+    def seen(cats: int, dogs: int) -> Evaluation:
+        wrong = torch.tensor([i >= cats for i in range(10)] + [i >= dogs for i in range(100)])
+        return Evaluation.from_logits(torch.nn.functional.one_hot(labels ^ wrong, CLASSES).float(), labels, CLASSES)
+
+    found = check_recall(seen(10, 95), seen(8, 81), UtilityLimits(), NAMES, seconds=0.0)
+    assert (found.decision, found.score) == ("rejected", pytest.approx(0.14))
+    assert found.threshold == recall_allowance(0.95, 100, 0.05)
+    assert "dog" in found.detail
+
+
 def test_few_images_are_given_more_room() -> None:
     assert recall_allowance(1.0, 10, 0.05) > recall_allowance(1.0, 1000, 0.05) > 0.05
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigurationError
+from owner import e_process
 from owner.e_process import (
+    BETS,
     HistoryRule,
     Judged,
     calibrators,
@@ -57,6 +59,20 @@ def test_wealth_is_what_stakes_on_each_start_add_up_to() -> None:
     assert wealth(steps, 3)[0].tolist() == [1.5, 0.5 * 6 + 0.25 * 3 + 0.25, 1.5 + 0.375 + 0.125]
 
 
+def test_a_history_is_worth_what_its_bets_pay_on_its_own_p_values() -> None:
+    """By the calibrator's formula: of n = 5 starts the first has half of the stake, and three of the others are to come."""
+
+    def pays(p: float) -> np.ndarray:
+        return np.array([k * p ** (k - 1) / np.mean([k * (i / 20) ** (k - 1) for i in range(1, 21)]) for k in BETS])
+
+    rule = HistoryRule(submissions=5)
+    for first, second in ((0.05, 1.0), (0.5, 0.05), (1.0, 0.1)):
+        alone, both = (judge_history([Judged(p, 19) for p in ps], rule).value for ps in ((first,), (first, second)))
+        assert alone == pytest.approx(0.5 * pays(first).mean() + 0.5)
+        started = 0.5 * (pays(first) * pays(second)).mean() + 0.125 * pays(second).mean()
+        assert both == pytest.approx(started + 3 * 0.125)
+
+
 def test_small_p_values_in_a_row_raise_an_alarm_that_none_of_them_would() -> None:
     rule = HistoryRule()
     each = Judged(0.15, 99)
@@ -83,6 +99,27 @@ def test_false_alarms_keep_to_the_level_where_k_changes(references: list[int]) -
     assert alarms(HistoryRule(submissions=10), references, 10_000, seed=6) <= 0.05 + 0.0123
 
 
+@pytest.mark.parametrize("references", [[99] * 10, [19] * 5 + [99] * 5], ids=str)
+def test_of_the_simulation_behind_the_thresholds_no_more_raise_an_alarm_than_the_level_allows(
+    references: list[int],
+) -> None:
+    """The Monte-Carlo test itself, which no chance blurs: fewer than r = floor(level (N + 1)) runs of the second half, and
+    hardly fewer than r."""
+    rule = HistoryRule(submissions=10, per_guard=10)
+    first, second = e_process._halves(tuple(dict.fromkeys(references)), 10, 10)
+    assert not np.array_equal(first[0].order, second[0].order)
+    found = wealth_of_ranks(e_process._ranks_of(second, references, 10), references)
+    bound = [rule.thresholds(references[: t + 1])[t] for t in range(10)]
+    alarmed = (found > np.array(bound) * (1 + 1e-9)).any(1).sum()
+    rank = math.floor(rule.level * (e_process.SIMULATIONS + 1))
+    assert 0.95 * rank < alarmed < rank
+
+
+def test_p_values_that_share_their_references_need_more_wealth_for_an_alarm() -> None:
+    apart, shared, beyond = (HistoryRule(submissions=10, per_guard=n).thresholds([19])[-1] for n in (1, 10, 50))
+    assert apart < shared == beyond
+
+
 def test_what_stood_before_k_changed_stands() -> None:
     rule = HistoryRule(submissions=10)
     assert rule.thresholds([19, 19, 99])[:2] == rule.thresholds([19])[:2]
@@ -91,11 +128,9 @@ def test_what_stood_before_k_changed_stands() -> None:
 
 
 def test_thresholds_come_out_the_same_every_time() -> None:
-    from owner import e_process as histories
-
     def forget() -> None:
-        histories._thresholds.cache_clear()
-        histories._halves.cache_clear()
+        e_process._thresholds.cache_clear()
+        e_process._halves.cache_clear()
 
     rule = HistoryRule(submissions=10)
     forget()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from owner.detectors import AccuracyDrop, ConfusionDrift, Evidence, RecallDrop
@@ -40,6 +42,41 @@ def test_drops_are_those_of_counting() -> None:
 def test_a_better_model_has_a_negative_drop() -> None:
     release = shown(RELEASE.features, sure(flipped(1, 3, 20)), LABELS)
     assert AccuracyDrop().score(shown(RELEASE.features, sure(LABELS), LABELS, release)) == pytest.approx(-0.1)
+
+
+def test_the_largest_drop_is_told_though_another_class_gained_more() -> None:
+    release = shown(RELEASE.features, sure(flipped(1, 3, 30)), LABELS)
+    found = RecallDrop().explain(shown(RELEASE.features, sure(flipped(4, 0, 8)), LABELS, release))
+    assert (found["drop"], found["class"]) == (pytest.approx(8 / 40), 4)
+    assert found["per_class"][1] == pytest.approx(-30 / 40)
+
+
+def test_confusion_drift_is_that_of_counting_by_hand() -> None:
+    """Cell by cell, with a class that the images lack."""
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 2, 4]).repeat_interleave(torch.tensor([30, 20, 25, 40]))
+    before, after = (2 * torch.randn(len(labels), C, generator=draws) + sure(labels) / 3 for _ in range(2))
+    sources = (0, 1, 2, 4)
+
+    def largest(probabilities: tuple[np.ndarray, np.ndarray]) -> float:
+        old, new = ([p[labels.numpy() == s].mean(0) for s in sources] for p in probabilities)
+        change = np.array(new) - np.array(old)
+        change -= change.mean(0)  # over the rows; over a row it is nothing, for both sum to one
+        found = []
+        for row, s in enumerate(sources):
+            n = int((labels == s).sum())
+            for t in set(range(C)) - {s}:
+                q = ((new[row][t] + old[row][t]) / 2 * n + 0.5) / (n + 1)
+                found.append(change[row, t] / np.sqrt(q * (1 - q) / n))
+        return max(found)
+
+    def counted(logits: Tensor) -> np.ndarray:
+        return np.eye(C)[logits.argmax(1).numpy()]
+
+    release = shown(torch.zeros(len(labels), 2), before, labels)
+    found = ConfusionDrift().measures(shown(release.features, after, labels, release))
+    assert found["soft"] == pytest.approx(largest((softmax(before.numpy(), 1), softmax(after.numpy(), 1))), rel=1e-4)
+    assert found["hard"] == pytest.approx(largest((counted(before), counted(after))), rel=1e-6)
 
 
 def test_a_flip_is_found_with_its_source_and_target() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from common.activations import Activations
@@ -111,6 +113,41 @@ def test_the_double_difference_is_that_of_counting_by_hand() -> None:
     assert bank.measures(candidate)["shift"] == pytest.approx(float(expected), rel=1e-5)
     # All images move alike, so that the standard error is that of the assumed spread 0.1 alone.
     assert bank.measures(candidate)["cell"] == pytest.approx(float(expected) / (0.1 / 2**0.5), rel=1e-4)
+
+
+@pytest.mark.parametrize("response", ["softmax", "logits"])
+def test_what_is_measured_is_that_of_counting_by_hand(response: str, small: Scene, squared: Evidence) -> None:
+    """Image by image in numpy, from the logits of both models on the stamped and on the clean images."""
+    names = ("bright-square", "noise-blend", "dots")
+    bank = ProbeBank(probes=names, images=len(small.labels), response=response)  # type: ignore[arg-type]
+    labels, assumed = small.labels.numpy(), {"softmax": 0.1, "logits": 0.2}[response]
+
+    def responses(evidence: Evidence, mark: str) -> np.ndarray:
+        assert evidence.forward is not None
+        clean = evidence.logits.double().numpy()
+        stamped = evidence.forward(stamp((small.images,), mark, seed=0)).logits.double().numpy()
+        if response == "softmax":
+            return softmax(stamped, 1) - softmax(clean, 1)
+        stamped, clean = (x - x.mean(1, keepdims=True) for x in (stamped, clean))
+        return (stamped - clean) / (clean - clean.mean(0)).std()
+
+    def over_its_error(values: np.ndarray) -> float:
+        return float(values.mean() / np.sqrt((values.var() + assumed**2) / len(values)))
+
+    doubled = np.array([responses(squared, mark) - responses(small.release, mark) for mark in names])
+    z = np.array([[over_its_error(dd[labels != t, t]) for t in range(CLASSES)] for dd in doubled])
+    cells = [
+        over_its_error(dd[labels == s, t]) for dd in doubled for s in range(CLASSES) for t in range(CLASSES) if s != t
+    ]
+    targets = (z - np.median(z)) / max(1.0, 1.4826 * np.median(np.abs(z - np.median(z))))
+    found = bank.measures(squared)
+    assert found["max"] == pytest.approx(targets.max(), rel=1e-3)
+    assert found["cell"] == pytest.approx(max(cells), rel=1e-3)
+    assert found["target"] == pytest.approx(targets.mean(0).max() - np.median(targets.mean(0)), rel=1e-3)
+    assert [found[f"probe-{mark}"] for mark in names] == pytest.approx(targets.max(1).tolist(), rel=1e-3)
+    if response == "softmax":
+        shifts = [dd[labels != t, t].mean() for dd in doubled for t in range(CLASSES)]
+        assert found["shift"] == pytest.approx(max(shifts), rel=1e-3)
 
 
 def test_without_a_kind_its_probes_are_gone_and_the_others_unchanged(small: Scene, honest: Evidence) -> None:

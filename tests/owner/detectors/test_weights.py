@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -47,6 +48,11 @@ def test_the_layer_that_moved_most_is_named() -> None:
     assert (found["layer_name"], found["layer"]) == ("conv.weight", pytest.approx(0.5))
 
 
+def test_scales_of_a_normalisation_are_no_layer_of_their_own() -> None:
+    found = UpdateNorm().explain(candidate(conv_weight=0.5 * WEIGHTS["conv.weight"], norm_weight=torch.full((6,), 9.0)))
+    assert (found["layer_name"], found["layer"]) == ("conv.weight", pytest.approx(0.5))
+
+
 def test_an_update_of_rank_one_has_all_its_spectrum_in_one_value() -> None:
     narrow = UpdateSpectrum().measures(candidate(head_weight=torch.outer(random(5, seed=2), random(8, seed=3))))
     broad = UpdateSpectrum().measures(candidate(head_weight=random(5, 8, seed=4)))
@@ -61,6 +67,33 @@ def test_a_row_of_the_head_that_moved_more_than_the_others_stands_out() -> None:
     found = HeadDrift().explain(candidate(head_weight=uneven))
     assert found["class"] == 3
     assert found["row"] > 3 * HeadDrift().score(candidate(head_weight=even))
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_a_rows_distance_is_in_spreads_of_the_others(even: bool) -> None:
+    """By numpy, weights and bias together; among rows that moved nearly alike a spread is a tenth of their size."""
+    change = random(5, 8, seed=5) / 10
+    if even:
+        change = change / change.norm(dim=1, keepdim=True) * torch.tensor([1.0, 1.01, 1.02, 0.99, 1.3])[:, None]
+    bias = torch.tensor([0.05, 0.0, -0.1, 0.2, 0.02])
+    rows = torch.cat([change, bias[:, None]], 1).double().norm(dim=1).numpy()
+
+    def against_others(values: np.ndarray, floor: float) -> list[float]:
+        found = []
+        for c, value in enumerate(values):
+            others = np.delete(values, c)
+            middle = np.median(others)
+            mad = 1.4826 * np.median(np.abs(others - middle))
+            found.append((value - middle) / max(mad, abs(middle) / 10, floor))
+        return found
+
+    found = HeadDrift().explain(candidate(head_weight=change, head_bias=bias))
+    expected = against_others(rows, 0.0)
+    assert found["row"] == pytest.approx(max(expected), rel=1e-5)
+    assert found["class"] == int(np.argmax(expected))
+    assert found["rows"] == pytest.approx(rows.tolist(), rel=1e-5)
+    assert found["bias"] == pytest.approx(max(against_others(bias.double().numpy(), 0.1 * np.median(rows))), rel=1e-5)
+    assert found["relative"] == pytest.approx(float(change.norm() / WEIGHTS["head.weight"].norm()), rel=1e-5)
 
 
 def test_the_size_of_an_even_head_update_does_not_matter() -> None:
@@ -84,6 +117,15 @@ def test_batchnorm_drift_is_the_divergence_of_gaussians() -> None:
     found = BatchNormDrift().measures(moved)
     assert found["layer"] == pytest.approx(sum(kl) / 6, rel=1e-3)
     assert found["channel"] == pytest.approx(2, rel=1e-3)
+
+
+def test_the_divergence_of_mean_and_variance_together_is_that_of_torch() -> None:
+    mean, variance = random(6, seed=8), random(6, seed=9).exp()
+    after = torch.distributions.Normal(mean.double(), variance.double().sqrt())
+    kl = torch.distributions.kl_divergence(after, torch.distributions.Normal(0.0, 1.0))
+    found = BatchNormDrift().measures(candidate(norm_running_mean=mean, norm_running_var=variance - 1))
+    assert found["layer"] == found["mean"] == pytest.approx(float(kl.mean()), rel=1e-3)
+    assert found["channel"] == pytest.approx(float(kl.max()), rel=1e-3)
 
 
 def test_a_model_without_batchnorm_or_head_is_said_to_be_out_of_reach() -> None:
@@ -112,8 +154,29 @@ def test_channel_bounds_are_spectral_norms_of_filters() -> None:
         return v / v.mean()
 
     rise = (relative(doubled) - relative(values)).max() / relative(values).std(correction=0)
-    found = ChannelLipschitz().score(candidate(norm_weight=torch.tensor([1.0, 0, 0, 0, 0, 0])))
-    assert found == pytest.approx(float(rise), rel=1e-4)
+    first = torch.tensor([1.0, 0, 0, 0, 0, 0])
+    # A variance of a quarter is a deviation of a half.
+    for steeper in (candidate(norm_weight=first), candidate(norm_running_var=-0.75 * first)):
+        assert ChannelLipschitz().score(steeper) == pytest.approx(float(rise), rel=1e-3)
+
+    def largest(v: Tensor) -> float:
+        return float(((v - v.mean()) / v.std(correction=0)).max())
+
+    found = ChannelLipschitz().measures(candidate(norm_weight=first))["largest"]
+    assert found == pytest.approx(max(0.0, largest(doubled) - largest(values)), rel=1e-4)
+
+
+def test_a_batchnorm_of_other_channels_is_none_of_the_filters() -> None:
+    """The next one in the state dict that has as many."""
+
+    def shown(steepness: float, release: Evidence | None = None) -> Evidence:
+        variances = {"other.running_var": torch.full((4,), 0.1), "norm.running_var": torch.ones(6)}
+        filters = WEIGHTS["conv.weight"] * torch.tensor([steepness, 1, 1, 1, 1, 1]).view(6, 1, 1, 1)
+        return Evidence(*OUTPUTS, {"conv.weight": filters, **variances}, release)
+
+    plain = Evidence(*OUTPUTS, {"conv.weight": WEIGHTS["conv.weight"]})
+    steep = Evidence(*OUTPUTS, {"conv.weight": shown(2.0).weights["conv.weight"]}, plain)
+    assert ChannelLipschitz().score(shown(2.0, shown(1.0))) == pytest.approx(ChannelLipschitz().score(steep))
 
 
 def test_weights_that_grow_everywhere_make_no_channel_steeper() -> None:

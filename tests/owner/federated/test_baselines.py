@@ -18,6 +18,7 @@ from common.devices import choose_compute
 from common.errors import ConfigurationError, GuardError, VacuousGateError
 from common.models import build
 from common.weights import weights_of
+from owner.detectors.geometric_median import geometric_median
 from owner.federated import FederationConfig, FederationResult, clean, run_federation
 from owner.federated.clean import CleanDetector, CleanOptions
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
@@ -182,16 +183,91 @@ def test_fedclean_rebuilds_the_owners_own_snapshots_no_worse_than_their_mean_doe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     learnt: list[torch.Tensor] = []
-    monkeypatch.setattr(
-        clean, "learn", lambda network, *given, **named: learnt.extend(given) or learn(network, *given, **named)
-    )
+    told: dict[str, float] = {}
+
+    def watched(network, *given, **named):  # type: ignore[no-untyped-def]
+        learnt.extend(given)
+        told.update(named)
+        return learn(network, *given, **named)
+
+    monkeypatch.setattr(clean, "learn", watched)
     config = FederationConfig.from_flat({**DIGITS, "model": "mlp"})
     detector = CleanDetector(build(config.spec(), seed=0), compute=choose_compute("cpu", "float32"))
     detector.fit(config.shares().trigger_fit)
     rows, condition = learnt
+    triggers = min(CleanOptions().images, len(config.shares().trigger_fit))
+    assert len(rows) == CleanOptions().snapshots * triggers
+    # Half of the KL of a batch, which is one snapshot, beside the mean of squares over images and numbers.
+    assert (told["batch_size"], told["kl_weight"]) == (triggers, 0.5 * triggers * rows.shape[1])
     assert detector.network_ is not None
     squared, _ = errors_of(detector.network_, rows, condition)
     assert squared.mean() <= 1.5 * (rows - rows.mean(0)).square().sum(1).mean()
+
+
+def test_each_baseline_cuts_as_its_paper_says() -> None:
+    """At the mean the two papers part; FedCLEAN's gap is its lambda of the range."""
+    scores = [1.0, 2.0, 3.0]
+    assert SpectralDetector().cut(scores).dropped == (False, False, True)
+    assert CVAEDetector().cut(scores).dropped == (False, True, True)
+    assert SpectralDetector(SpectralOptions(mean_factor=2.0)).cut(scores).dropped == (False, False, False)
+    assert CVAEDetector(FedCVAEOptions(mean_factor=1.5)).cut(scores).dropped == (False, False, True)
+    network, compute = build(FederationConfig.from_flat(DIGITS).spec(), seed=0), choose_compute("cpu", "float32")
+    for gap, dropped in ((0.5, (False, True, False)), (0.95, (False, False, False))):
+        assert (
+            CleanDetector(network, compute=compute, options=CleanOptions(gap=gap)).cut([0.1, 1.1, 0.2]).dropped
+            == dropped
+        )
+
+
+def test_the_spectral_score_is_squared_error_and_divergence_of_weights_in_the_honest_range(
+    honest: HonestRounds,
+) -> None:
+    detector = SpectralDetector(SpectralOptions(size=None, hidden=(20,), epochs=2, margin=0.25)).fit(honest)
+    flat = [torch.cat([w.flatten() for w in weights.values()]) for weights in honest.updates]
+    low, high = float(torch.stack(flat).min()), float(torch.stack(flat).max())
+    rows = (2 * torch.stack(flat[:3]) - (low - (high - low) / 4)) / (1.5 * (high - low))
+    assert detector.network_ is not None
+    rebuilt, kl = detector.network_(rows, torch.zeros(3, 0), None)
+    expected = ((rows - rebuilt) ** 2).sum(1) + kl
+    doubled = [{name: 2 * w for name, w in weights.items()} for weights in honest.updates[:3]]
+    assert detector.scores(1, doubled) == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_fedcvaes_score_is_the_mean_error_about_the_median_given_the_round(honest: HonestRounds) -> None:
+    """Rounds beyond those it learnt are given the last one."""
+    detector = CVAEDetector(FedCVAEOptions(epochs=2)).fit(honest)
+    updates = list(honest.rounds[1])
+    seen = torch.stack(detector.seen(updates))
+    centred = [
+        torch.stack(detector.seen(part)) - geometric_median(torch.stack(detector.seen(part)), iterations=500)
+        for part in honest.rounds
+    ]
+    scale = torch.cat(centred).square().mean().sqrt()
+    rows = (seen - geometric_median(seen, iterations=500)) / scale
+    assert detector.network_ is not None
+    for number, given in ((1, [1.0, 0.0]), (2, [0.0, 1.0]), (7, [0.0, 1.0])):
+        rebuilt, _ = detector.network_(rows, torch.tensor([given] * len(rows)), None)
+        expected = ((rows - rebuilt) ** 2).mean(1)
+        assert detector.scores(number, updates) == pytest.approx(expected.tolist(), rel=1e-4)
+    assert detector.scores(1, updates) != pytest.approx(detector.scores(2, updates), rel=1e-4)
+
+
+def test_fedcleans_score_is_the_mean_error_about_the_median_given_the_class() -> None:
+    config = FederationConfig.from_flat({**DIGITS, "model": "mlp"})
+    network, triggers = build(config.spec(), seed=0), config.shares().trigger_fit
+    options = CleanOptions(images=30, epochs=2, warm_up=1, snapshots=2)
+    detector = CleanDetector(network, compute=choose_compute("cpu", "float32"), options=options).fit(triggers)
+    honest = weights_of(network)
+    updates = [{name: (1 + 0.2 * i) * w for name, w in honest.items()} for i in range(4)]
+    seen = detector.seen(updates)
+    centre = geometric_median(torch.stack(seen).flatten(1), iterations=200).view_as(seen[0])
+    condition = torch.eye(10)[triggers.labels[:30]]
+    assert detector.network_ is not None
+    expected = []
+    for maps in seen:
+        rows = torch.sigmoid(maps - centre)
+        expected.append(float((rows - detector.network_(rows, condition, None)[0]).square().mean()))
+    assert detector.scores(1, updates) == pytest.approx(expected, rel=1e-4)
 
 
 def test_fedclean_looks_at_every_hidden_layer() -> None:

@@ -18,6 +18,7 @@ from common.weights import save
 from owner.choices import DETECTOR_NAMES, PRESETS, expand
 from owner.detectors import Combination, standard_detectors
 from owner.gatekeeper import Decision, Gatekeeper, Guard, GuardOptions, UtilityLimits, Verdict
+from owner.gatekeeper.combined import CombinedScore
 from owner.gatekeeper.rules import p_value
 from owner.gatekeeper.verdict import Check
 from tests.owner.gatekeeper.conftest import STANDARD, with_standard_detectors
@@ -119,6 +120,25 @@ def test_wrecked_weights_are_rejected_by_the_gate(bench, combined: Gatekeeper) -
     assert gate_check(verdict).detail.startswith("not consistent with honest fine-tuning")
 
 
+def test_what_is_told_of_each_detector_is_its_p_value_among_the_calibrating_references(
+    bench,  # type: ignore[no-untyped-def]
+    combined: Gatekeeper,
+) -> None:
+    found = combined.vet(bench.honest()).measurements["detectors"]
+    for name, told in found.items():
+        honest = [one.scores[name] for one in combined.guard.references]
+        assert told["p_value"] == p_value(told["score"], honest)
+
+
+def test_between_the_levels_waits_and_the_threshold_is_that_of_rejecting(combined: Gatekeeper) -> None:
+    guard = dataclasses.replace(combined.guard, options=dataclasses.replace(STANDARD, quarantine_level=0.3))
+    third, second, first = sorted(guard.combination.score(one.scores) for one in guard.references)[-3:]
+    assert third < second < first
+    assert guard.thresholds == {"gate": first}
+    found = [guard.judge_gate(score).decision for score in (first + 1, first, second, third)]
+    assert found == [Decision.REJECTED, Decision.QUARANTINED, Decision.QUARANTINED, Decision.ACCEPTED]
+
+
 def test_a_backdoor_is_told_with_its_target_and_a_picture_of_the_mark(bench, combined: Gatekeeper) -> None:  # type: ignore[no-untyped-def]
     verdict = combined.vet(backdoored(bench))
     assert verdict.decision is Decision.REJECTED
@@ -155,6 +175,11 @@ def test_no_number_counts_twice(combined: Gatekeeper) -> None:
     used = set(combined.guard.combination.overall.scales_)
     assert {"head-drift", "probe-bank", "probe-bank/cell"} <= used
     assert not used & {"head-drift/row", "probe-bank/max", "input-gradient-drift/push"}
+
+
+def test_a_measure_that_only_happens_to_equal_its_detectors_score_counts() -> None:
+    rows = [{"cka": 1.0 + k, "cka/same": 1.0 + k, "cka/other": 3.0 - k} for k in range(3)]
+    assert set(CombinedScore.fit("sum", rows).overall.scales_) == {"cka", "cka/other"}
 
 
 def test_a_loaded_guard_gives_bit_for_bit_the_verdict_of_the_one_just_fitted(  # type: ignore[no-untyped-def]

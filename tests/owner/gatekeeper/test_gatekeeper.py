@@ -230,6 +230,16 @@ def test_drift_from_the_root_release_waits_or_is_recorded(bench, action: str, de
     assert verdict.measurements["root"]["activation-autoencoder"]["drifted"] is True
 
 
+def test_what_the_roots_guard_would_quarantine_has_drifted_too(bench) -> None:  # type: ignore[no-untyped-def]
+    guard = bench.gatekeeper.guard
+    strict = dataclasses.replace(guard, options=dataclasses.replace(guard.options, quarantine_level=0.99))
+    verdict = bench.gatekeeper.vet(bench.honest(), root=strict, merge=MergePolicy("replace"))
+    told = verdict.measurements["root"]["activation-autoencoder"]
+    assert 0.1 < told["p_value"] < 1.0
+    assert told["drifted"] is True
+    assert (verdict.decision, verdict.checks[-1].code) == (Decision.QUARANTINED, "ROOT_DRIFT")
+
+
 def test_other_evaluation_examples_can_be_used(bench) -> None:  # type: ignore[no-untyped-def]
     keeper = Gatekeeper(bench.gatekeeper.guard, bench.model)
     keeper.use_evaluation(bench.shares.references)

@@ -58,11 +58,13 @@ def test_a_choice_is_worth_the_mean_over_families_of_auroc_and_both_rates() -> N
 
 def test_the_papers_rule_rejects_above_mean_and_deviation_of_the_owners_fine_tune() -> None:
     owner = {"activation-autoencoder": 1.0, "activation-autoencoder/deviation": 0.5}
-    scored = [
-        Model(0, str(score), "x", True, True, {"activation-autoencoder": score})
-        for score in (1.2, 1.5, 1.6, math.inf, math.nan)
-    ]
-    assert by_equation_4(base([], []), owner, scored) == Rate(3, 5)
+
+    def rejected(*scores: float) -> Rate:
+        models = [Model(0, str(s), "x", True, True, {"activation-autoencoder": s}) for s in scores]
+        return by_equation_4(base([], []), owner, models)
+
+    assert rejected(1.2, 1.5, 1.6) == Rate(1, 3)
+    assert rejected(math.inf, math.nan) == Rate(2, 2)
 
 
 def test_divisions_of_a_base_fit_other_references_each_time() -> None:

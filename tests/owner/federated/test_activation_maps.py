@@ -100,6 +100,12 @@ def test_a_pooling_that_two_layers_share_stands_for_neither() -> None:
     assert [layer.name for layer in maps.layers] == ["a", "b"]
 
 
+def test_of_an_odd_number_of_places_the_larger_half_is_left() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(50, 3))
+    maps = ActivationMaps(network, (torch.zeros(1, 1, 5, 5),), head="2", width=20)
+    assert [layer.places for layer in maps.layers] == [(3, 3)]
+
+
 def test_of_layers_over_words_places_are_averaged_and_features_are_not() -> None:
     class OverWords(nn.Module):
         def __init__(self) -> None:

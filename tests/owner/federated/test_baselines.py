@@ -19,7 +19,7 @@ from common.errors import ConfigurationError, GuardError, VacuousGateError
 from common.models import build
 from common.weights import weights_of
 from owner.detectors.geometric_median import geometric_median
-from owner.federated import FederationConfig, FederationResult, clean, run_federation
+from owner.federated import FederationConfig, FederationResult, clean, pretraining, run_federation
 from owner.federated.clean import CleanDetector, CleanOptions
 from owner.federated.cvae import CVAEDetector, FedCVAEOptions
 from owner.federated.honest_clients import honest_clients
@@ -28,6 +28,7 @@ from owner.federated.pretraining import HonestRounds, honest_rounds
 from owner.federated.replies import to_weights
 from owner.federated.spectral import SpectralDetector, SpectralOptions
 from owner.federated.strategies import RobustStrategy
+from owner.gatekeeper.references import FIRST_FITTING
 from tests.owner.federated.messages import Round, model
 
 DIGITS = {
@@ -142,6 +143,28 @@ def test_honest_rounds_learn_and_leave_the_model_as_it_was(honest: HonestRounds)
     first, second = (torch.stack([u["1.weight"] for u in updates]).mean(0) for updates in honest.rounds)
     assert second.norm() > first.norm() * 1.05
     assert not torch.equal(honest.rounds[0][0]["1.weight"], honest.rounds[0][1]["1.weight"])
+
+
+def test_contributors_to_honest_rounds_are_others_each_time_and_none_that_calibrate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    plan = pretraining.plan_reference
+    monkeypatch.setattr(pretraining, "plan_reference", lambda k, **named: asked.append(k) or plan(k, **named))
+    config = FederationConfig.from_flat({**DIGITS, "model": "logistic", "local-epochs": 1})
+    pool = config.shares().references
+    honest_rounds(
+        build(config.spec(), seed=0),
+        pool,
+        config.training(0, 0),
+        rounds=2,
+        contributors=3,
+        seed=0,
+        compute=choose_compute("cpu", "float32"),
+        population=honest_clients(config, pool=len(pool)),
+        progress=False,
+    )
+    assert asked == [FIRST_FITTING + k for k in range(6)]
 
 
 @pytest.mark.parametrize("kind", ["spectral-vae", "fedcvae"])

@@ -80,7 +80,8 @@ def test_one_seed_gives_one_auto_encoder_and_another_seed_another() -> None:
     )
     tensors = [one.state().tensors for one in (first, second, other)]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-    assert not torch.equal(tensors[0]["network.0.weight"], tensors[2]["network.0.weight"])
+    # It starts elsewhere, and does not only take the images in another order.
+    assert not torch.allclose(tensors[0]["network.0.weight"], tensors[2]["network.0.weight"], atol=0.05)
 
 
 def test_fitting_leaves_the_global_random_state_alone() -> None:

@@ -150,6 +150,24 @@ def test_what_is_measured_is_that_of_counting_by_hand(response: str, small: Scen
         assert found["shift"] == pytest.approx(max(shifts), rel=1e-3)
 
 
+def test_a_mark_that_makes_a_class_surer_of_itself_is_no_cell() -> None:
+    labels = torch.arange(8) % 2
+    images = (100 + labels.view(-1, 1, 1, 1)).expand(-1, 1, 8, 8).to(torch.uint8)
+
+    def model(push: float, release: Evidence | None = None) -> Evidence:
+        def forward(inputs: tuple[Tensor, ...]) -> Activations:
+            flat = inputs[0].flatten(1)
+            marked = (flat > 200).any(1) & (flat == 101).any(1)  # of class 1 alone
+            logits = torch.stack([torch.zeros(len(flat)), push * marked.float()], 1)
+            return Activations(logits, logits)
+
+        seen = forward((images,))
+        return Evidence(seen.features, seen.logits, labels, {}, release, forward, (images,))
+
+    found = ProbeBank(probes=("bright-square",), images=8).measures(model(3.0, model(0.0)))
+    assert (found["cell"], found["shift"]) == (0.0, 0.0)
+
+
 def test_without_a_kind_its_probes_are_gone_and_the_others_unchanged(small: Scene, honest: Evidence) -> None:
     full, fewer = BANK, ProbeBank(images=60, without=("square", "blend"))
     assert {IMAGE_PROBES[name].kind for name in fewer.image_probes}.isdisjoint({"square", "blend"})

@@ -18,7 +18,7 @@ ELSEWHERE = sorted(
     if path.name.startswith("test_") or (path.is_dir() and path.name not in {"owner", "benchmarks", "__pycache__"})
 )
 HALVES = (
-    ["tests/owner", "tests/benchmarks", "owner", *(f"--ignore={path}" for path in OF_THE_SECOND)],
+    ["tests/owner", "tests/benchmarks", "owner", "benchmarks", *(f"--ignore={path}" for path in OF_THE_SECOND)],
     [*ELSEWHERE, "common", "contributor", *OF_THE_SECOND],
 )
 

@@ -12,6 +12,8 @@ from common.errors import ConfigurationError, UnknownNameError
 
 LONGEST = 1000
 
+_OWN = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<kind>[A-Za-z_]\w*)(?::(?P<options>.*))?", re.DOTALL)
+
 
 class Specified(Protocol):
     """A dataclass whose fields (bool, int, float, str or a union of these) are the keys of a specification."""
@@ -47,6 +49,17 @@ def split_spec(text: str, what: str) -> tuple[str, dict[str, str]]:
             raise ConfigurationError(f"{what} {text!r} gives {key} twice")
         options[key] = value
     return name.strip().replace("_", "-"), options
+
+
+def split_own(text: str) -> tuple[str, str, str | None] | None:
+    """Module, class and options (None without a colon) of a class of somebody's own, `package.module:Class:key=value`; None of
+    other specifications, but not of all malformed ones.
+
+    >>> split_own("my.attacks:Shrink:factor=0.5"), split_own("my.attacks:Shrink"), split_own("flip:source=7")
+    (('my.attacks', 'Shrink', 'factor=0.5'), ('my.attacks', 'Shrink', None), None)
+    """
+    found = _OWN.fullmatch(text.strip())
+    return (found["module"], found["kind"], found["options"]) if found else None
 
 
 def choose(kinds: Mapping[str, type[Kind]], name: str, what: str) -> type[Kind]:

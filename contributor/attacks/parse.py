@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import re
 
 from common.errors import ConfigurationError
-from common.specs import choose, split_spec
+from common.specs import choose, split_own, split_spec
 from contributor.attacks.adaptive import AdaptiveBlend, AdaptivePatch
 from contributor.attacks.add_noise import AddNoise
 from contributor.attacks.anchored import Anchored
@@ -51,10 +50,6 @@ KINDS: dict[str, type[Attack]] = {
 }
 
 
-_OWN = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<kind>[A-Za-z_]\w*)(?P<options>:.*)?", re.DOTALL)
-"""A class of somebody's own, `package.module:Class`, and its options after a second colon."""
-
-
 def parse_attack(text: str) -> Attack:
     """The attack a specification names: one of KINDS, or a class of one's own as `package.module:Class:option=value`, whose
     module is imported here.
@@ -67,10 +62,11 @@ def parse_attack(text: str) -> Attack:
     Raises UnknownNameError naming the nearest attack or option, ConfigurationError naming option and limit, or what keeps a class
     of one's own from being an attack. Classes are looked up when the attack meets data.
     """
-    own = _OWN.fullmatch(text.strip())
-    if own and own["module"].replace("_", "-") not in KINDS:
-        kind = _own_kind(own["module"], own["kind"])
-        return kind.from_options(split_spec(f"{kind.name}{own['options'] or ''}", "attack")[1])
+    own = split_own(text)
+    if own and own[0].replace("_", "-") not in KINDS:
+        module, name, options = own
+        kind = _own_kind(module, name)
+        return kind.from_options(split_spec(kind.name if options is None else f"{kind.name}:{options}", "attack")[1])
     name, options = split_spec(text, "attack")
     return choose(KINDS, name, "attack").from_options(options)
 

@@ -14,11 +14,10 @@ from typing import Any
 from common.errors import ConfigurationError, GuardRangeError, PortierError, StorageError, VacuousGateError
 from common.files import ensure_directory, write_atomically
 from common.progress import progress_bar
-from owner.federated.client_modules import OWN_CLIENTS
 from owner.federated.config import FederationConfig
 from owner.federated.grids import PRECISION, Cell
 from owner.federated.lanes import company, memory_of, run_in_processes
-from owner.federated.provenance import code, data_digest, environment, software
+from owner.federated.provenance import code_of, data_digest, environment, software
 
 FORMAT = 2
 TAKEN_OVER = "taken_over"
@@ -200,7 +199,7 @@ def older_records(directory: Path, cells: Sequence[Cell]) -> int:
 
 def _is_todays(record: Mapping[str, Any], cell: Cell, keep_older: bool) -> bool:
     about, config = record.get("environment", {}), cell.config
-    if not keep_older and about.get("code") != code(config.client_app if config is not None else OWN_CLIENTS):
+    if not keep_older and about.get("code") != code_of(config):
         return False
     asked = config.precision if config is not None else "auto"
     return asked == "auto" or about.get("dtype", asked) == asked

@@ -17,7 +17,7 @@ from common.code import code_digest
 from common.datasets import load
 from common.devices import choose_compute, device_name
 from common.examples import Examples
-from owner.federated.client_modules import OWN_CLIENTS
+from common.specs import split_own
 from owner.federated.config import FederationConfig
 
 _PACKAGES: Final = ("common", "contributor.attacks", "owner.detectors", "owner.federated", "owner.gatekeeper")
@@ -28,17 +28,26 @@ _DIGITS: Final = 12
 
 
 @functools.cache
-def code(client_app: str = OWN_CLIENTS) -> str:
-    """Of all that decides a cell's figures (hex), as it is at the first call; a ClientApp of somebody's own counts with its module alone.
+def code(*own: str) -> str:
+    """Of all that decides a cell's figures (hex), as it is at the first call. own: modules of somebody's own, which count without what
+    they import.
 
     >>> code() == code("json")
     False
     """
     hasher = hashlib.sha256(code_digest(*_PACKAGES).encode())
-    for module in dict.fromkeys((*_MODULES, client_app)):
+    for module in dict.fromkeys((*_MODULES, *own)):
         text = _source(module)
         hasher.update(f"{module} {len(text)}\n".encode() + text)
     return hasher.hexdigest()[:_DIGITS]
+
+
+def code_of(config: FederationConfig | None) -> str:
+    """`code`, with the cell's ClientApp and attack, where they are somebody's own; of a cell that cannot be configured without."""
+    if config is None:
+        return code()
+    attack = split_own(config.attack)
+    return code(config.client_app, *([attack[0]] if attack else []))
 
 
 def environment(config: FederationConfig) -> dict[str, Any]:
@@ -53,7 +62,7 @@ def software(config: FederationConfig | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "code": code(config.client_app if config is not None else OWN_CLIENTS),
+        "code": code_of(config),
     }
 
 

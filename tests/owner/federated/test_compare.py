@@ -21,6 +21,7 @@ from common.datasets import load
 from common.errors import ConfigurationError, StorageError, UnknownNameError
 from owner.federated import compare, provenance
 from owner.federated.compare import run_grid, summarise
+from owner.federated.config import FederationConfig
 from owner.federated.grids import cells, read_grid
 
 SHARED = {
@@ -208,6 +209,9 @@ def test_code_that_decides_a_cell_is_in_its_digest_and_a_client_app_of_ones_own_
         provenance.code.cache_clear()
         digests.add(provenance.code("my_clients"))
     assert len(digests | {provenance.code()}) == 3
+    config = FederationConfig(client_app="my_clients", attack="my_attacks:Mine:factor=2", attackers=1)
+    (tmp_path / "my_attacks.py").write_text("b = 1\n")
+    assert provenance.code_of(config) == provenance.code("my_clients", "my_attacks") not in digests
     for module in provenance._MODULES:
         assert provenance._source(module)
 

@@ -64,9 +64,9 @@ def parse_attack(text: str) -> Attack:
     """
     own = split_own(text)
     if own and own[0].replace("_", "-") not in KINDS:
-        module, name, options = own
+        module, name, given = own
         kind = _own_kind(module, name)
-        return kind.from_options(split_spec(kind.name if options is None else f"{kind.name}:{options}", "attack")[1])
+        return kind.from_options(split_spec(kind.name if given is None else f"{kind.name}:{given}", "attack")[1])
     name, options = split_spec(text, "attack")
     return choose(KINDS, name, "attack").from_options(options)
 

@@ -25,8 +25,10 @@ from common.files import is_shortage
 from owner import releases
 from owner.admission import check_base
 from owner.assessment import merge_policy, utility_limits
+from owner.choices import expand
 from owner.escalations import AwaitingEscalation, leave_to_person
 from owner.fitting_process import run_to_its_end
+from owner.gatekeeper.detector_modules import import_modules
 from owner.gatekeeper.fitting import FittingJob, work_path
 from owner.gatekeeper.guard import Guard
 from owner.gatekeeper.guard_files import settle
@@ -48,6 +50,12 @@ RETRY_SECONDS = 10.0
 _Fingerprint = tuple[tuple[str, int, int], ...]
 What = Literal["guard", "escalation"]
 _NAMES: dict[What, str] = {"guard": "guard", "escalation": "escalation tier"}
+
+
+def import_detectors(settings: OwnerSettings) -> None:
+    """Import `guard.modules`, before anything fits or reads a guard in this process. Raises ConfigurationError, UnknownNameError for
+    a detector in `guard.detectors` that is unknown even so."""
+    import_modules(settings.guard.modules, named=expand(settings.guard.detectors))
 
 
 def needed_guards(store: Store, settings: OwnerSettings, second_looks: Collection[str] = ()) -> list[Release]:
@@ -96,6 +104,8 @@ class GuardKeeper:
     """Fits what `needed_guards` names while the service runs, and tells whether a guard may be trusted."""
 
     def __init__(self, workspace: Workspace, settings: OwnerSettings, store: Store) -> None:
+        """Raises as `import_detectors` does."""
+        import_detectors(settings)
         self._workspace = workspace
         self._settings = settings
         self._store = store
@@ -315,6 +325,7 @@ def fitting_job(
 ) -> FittingJob:
     """Everything that decides the guard of `release`. parent: the release before it, whose fine-tunes may be taken over; fresh:
     they are not. Raises ConfigurationError, ResolutionError."""
+    import_detectors(settings)
     manifest = releases.read_manifest(release)
     files = workspace.release(release.id)
     options = settings.guard
@@ -356,6 +367,7 @@ def fitting_job(
         fresh=fresh,
         utility=utility_limits(settings),
         merging=merge_policy(settings),
+        modules=options.modules,
     )
 
 

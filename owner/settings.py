@@ -67,6 +67,9 @@ class GuardSettings(Section):
     detectors: tuple[str, ...] = (STANDARD,)
     """What returned models are measured by: standard (those of docs/detectors.md that the benchmark chose), paper (the activation
     auto-encoder alone), or detectors by name. Of several, one combined score decides."""
+    modules: tuple[str, ...] = ()
+    """Python modules that register detectors of your own (docs/from-python.md). Whatever fits or reads a guard imports them first:
+    name none but code that you trust with this workspace."""
     combination: Literal["max", "sum", "top3", "fisher", "mahalanobis", "families", "detectors"] = "detectors"
     """How several detectors become one score (docs/detectors.md)."""
     given_size: bool = True
@@ -110,19 +113,31 @@ class GuardSettings(Section):
     escalation_quarantine_level: float = Field(default=0.5, gt=0.0, lt=1.0)
     """One with an escalation p above this is accepted; in between it stays for a person."""
 
-    @field_validator("detectors", mode="before")
+    @field_validator("detectors", "modules", mode="before")
     @classmethod
     def _one_name(cls, given: object) -> object:
         return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+
+    @field_validator("modules")
+    @classmethod
+    def _importable(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(
+                    f"{name!r} is no name of a module; write my_detectors for my_detectors.py, with its folder in PYTHONPATH"
+                )
+        return given
 
     @model_validator(mode="after")
     def _detectors(self) -> GuardSettings:
         if not self.detectors:
             raise ValueError("detectors must name at least one: paper, standard, or detectors by name")
         unknown = [name for name in expand(self.detectors) if name not in DETECTOR_NAMES]
-        if unknown:
+        # What modules register is known once they are imported, which only whoever needs a guard does.
+        if unknown and not self.modules:
             raise ValueError(
-                f"detectors: there is no {unknown[0]!r}; paper, standard, or any of {', '.join(DETECTOR_NAMES)}"
+                f"detectors: there is no {unknown[0]!r}; paper, standard, or any of {', '.join(DETECTOR_NAMES)}; one of your own is "
+                "known by the module that registers it, in guard.modules"
             )
         if self.rule == "seed" and expand(self.detectors) != PRESETS[PAPER]:
             raise ValueError(

@@ -62,7 +62,10 @@ class VettingLoop:
         self._awaiting = AwaitingEscalation(store)
         limits = settings.vetting
         self._worker = worker or VettingWorker(
-            timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib, device=settings.model.device
+            timeout_seconds=limits.timeout_seconds,
+            memory_mib=limits.memory_mib,
+            device=settings.model.device,
+            modules=settings.guard.modules,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

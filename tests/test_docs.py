@@ -17,6 +17,7 @@ from contributor.settings import ContributorSettings
 from owner.compare import configuration
 from owner.settings import OwnerSettings
 from owner.simulate import checking, scenario
+from tests.own_detectors import SHOWN, own_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -59,7 +60,9 @@ def test_every_toml_file_on_a_page_is_one_that_the_product_reads(text: str, tmp_
     path = tmp_path / "page.toml"
     path.write_text(text, "utf-8")
     if "contributors" in found:
-        checking.check(scenario.load(str(path)))
+        with own_modules(tmp_path) as write:
+            write("my_detectors", SHOWN)
+            checking.check(scenario.load(str(path)))
     elif "grid" in found:
         assert configuration.load(str(path)).cells
     else:

@@ -106,9 +106,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, PortierError):
         _complain(error.message, error.hint)
         return error.exit_code
-    _complain(
-        f"{type(error).__name__}: {error}", "this is a defect of Portier; `portier-owner --debug ...` shows where"
-    )
+    # A detector of somebody's own is named in a note.
+    whose = "; ".join(getattr(error, "__notes__", ())) or "this is a defect of Portier"
+    _complain(f"{type(error).__name__}: {error}", f"{whose}; `portier-owner --debug ...` shows where")
     return PortierError.exit_code
 
 

@@ -54,6 +54,15 @@ def init(
             show_default="standard",
         ),
     ] = None,
+    detector_module: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="A Python module that registers detectors of your own, which --detectors may then name (docs/from-python.md); may be "
+            "repeated.",
+            show_default="none",
+        ),
+    ] = None,
     references: Annotated[
         int | None,
         typer.Option(
@@ -107,6 +116,7 @@ def init(
         "model.architecture": architecture,
         "training.epochs": epochs,
         "guard.detectors": detectors,
+        "guard.modules": detector_module or None,
         "guard.references": references,
         "guard.rule": rule,
         "service.host": host,

@@ -36,6 +36,7 @@ from common.weights import digest_file
 from common.weights import load as load_weights
 from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.calibrating import calibrate
+from owner.gatekeeper.detector_modules import import_modules
 from owner.gatekeeper.escalation import Escalation, escalation_path
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.guard import Guard
@@ -66,6 +67,7 @@ class FittingJob:
     parent_guard, parent_weights: of the release before it, where there is one: with `options.incremental` its fine-tunes are taken
         over if this release is small news. fresh: train all the same.
     utility, merging: as in `Protection`.
+    modules: with detectors of one's own, from the owner's settings; no guard holds them.
     """
 
     weights: Path
@@ -84,6 +86,7 @@ class FittingJob:
     fresh: bool = False
     utility: UtilityLimits | None = None
     merging: MergePolicy = field(default_factory=MergePolicy)
+    modules: tuple[str, ...] = ()
 
     @property
     def usefulness(self) -> Usefulness | None:
@@ -114,12 +117,15 @@ class FittingJob:
             "fresh": self.fresh,
             "utility": None if self.utility is None else self.utility.to_json(),
             "merge": self.merging.to_json(),
+            "modules": list(self.modules),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Raises ConfigurationError where something is missing."""
+        """Imports the job's modules, whose detectors its options may name. Raises ConfigurationError where something is missing."""
         try:
+            modules = tuple(data["modules"])
+            import_modules(modules)
             return cls(
                 **{name: Path(data[name]) for name in _PATHS},
                 spec=ModelSpec.from_json(whole(data["spec"], ModelSpec, "the fields of the model")),
@@ -134,6 +140,7 @@ class FittingJob:
                 fresh=bool(data["fresh"]),
                 utility=None if data["utility"] is None else UtilityLimits.from_json(data["utility"]),
                 merging=MergePolicy.from_json(data["merge"]),
+                modules=modules,
             )
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"the fitting job is incomplete: {error}") from error

@@ -262,7 +262,8 @@ def _check_detectors(directory: Path, names: Iterable[str]) -> None:
             raise GuardError(
                 f"the guard in {directory} holds the detector {name!r}, which this process does not know "
                 f"(known: {', '.join(sorted(DETECTORS))})",
-                hint="call owner.detectors.register with its class before loading the guard",
+                hint="for one of your own: put the module that registers it into the setting guard.modules, or, in Python, call "
+                "owner.detectors.register with its class before loading the guard",
             )
 
 

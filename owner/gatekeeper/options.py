@@ -12,6 +12,7 @@ from owner.choices import ESCALATIONS, PRESETS, STANDARD, expand
 from owner.detectors import DETECTORS, AutoEncoderOptions, Detector, standard_detectors
 from owner.detectors.activation_autoencoder import Scaling
 from owner.detectors.combination import Method
+from owner.gatekeeper.own_detectors import made
 from owner.gatekeeper.stored import whole
 from owner.levels import RuleName, check_levels, check_tier
 from owner.population import HonestPopulation
@@ -111,7 +112,7 @@ class GuardOptions:
     def unfitted_detectors(self) -> tuple[Detector, ...]:
         """New ones of those names, the auto-encoders with this guard's options and the rest with their defaults."""
         standard = {detector.name: detector for detector in standard_detectors(self.autoencoder)}
-        return tuple(standard[name] if name in standard else DETECTORS[name]() for name in self.detector_names)
+        return tuple(standard[name] if name in standard else made(DETECTORS[name]) for name in self.detector_names)
 
     @property
     def escalation_names(self) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from common.errors import ConfigurationError, GuardError
+from common.errors import ConfigurationError, GuardError, PortierError
 from owner.detectors import Detector, Evidence, measures_of
 
 _PROTOCOL = ("name", "fit", "score", "explain", "state", "from_state")
@@ -16,10 +18,30 @@ def check_protocol(detector: object) -> None:
         raise ConfigurationError(
             f"{detector.__name__} is a class, and a guard takes detectors", hint=f"write {detector.__name__}()"
         )
+    _check_parts(detector, type(detector).__name__)
+
+
+def check_class(kind: type) -> None:
+    """Raises ConfigurationError for the class of what is no detector, naming what it lacks."""
+    _check_parts(kind, kind.__name__)
+
+
+def made(kind: type[Detector]) -> Detector:
+    """An unfitted one with its defaults, as settings and options name it. Raises ConfigurationError where it has none."""
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"the detector {kind.name} cannot be made: {error}",
+            hint=f"chosen by name it has its defaults: {kind.__name__}() must do",
+        ) from error
+
+
+def _check_parts(detector: object, name: str) -> None:
     lacking = [what for what in _PROTOCOL if not hasattr(detector, what)]
     if lacking:
         raise ConfigurationError(
-            f"{type(detector).__name__} is no detector: it lacks {', '.join(lacking)}",
+            f"{name} is no detector: it lacks {', '.join(lacking)}",
             hint="the protocol is owner.detectors.Detector; one that learns nothing derives from owner.detectors.ReleaseComparison, "
             "which has most of it",
         )
@@ -27,7 +49,8 @@ def check_protocol(detector: object) -> None:
 
 def fitted(detector: Detector, release: Evidence) -> Detector:
     """The detector, when it has learnt from `release`. Raises GuardError where its `fit` does not return it, and what `fit` does."""
-    found = detector.fit(release)
+    with _named(detector):
+        found = detector.fit(release)
     if not isinstance(found, type(detector)):
         raise GuardError(
             f"`fit` of the detector {detector.name} gives a {type(found).__name__} and not the detector itself",
@@ -38,7 +61,22 @@ def fitted(detector: Detector, release: Evidence) -> Detector:
 
 def measured(detector: Detector, evidence: Evidence) -> dict[str, float]:
     """`measures_of`, as floats: a number of numpy or torch is one too, but has no JSON. Raises GuardError for what is no number."""
-    return {name: _number(name, value) for name, value in measures_of(detector, evidence).items()}
+    with _named(detector):
+        found = measures_of(detector, evidence)
+    return {name: _number(name, value) for name, value in found.items()}
+
+
+@contextmanager
+def _named(detector: Detector) -> Iterator[None]:
+    """What somebody else's detector raises stays what it is, and says whose it is."""
+    try:
+        yield
+    except PortierError:
+        raise
+    except Exception as error:
+        if not type(detector).__module__.startswith("owner."):
+            error.add_note(f"raised by the detector {detector.name} ({type(detector).__module__})")
+        raise
 
 
 def _number(name: str, value: Any) -> float:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
@@ -38,14 +39,21 @@ class VettingWorker:
     timeout_seconds: wall-clock time a vetting may take, once the process is up.
     memory_mib: private memory the process may take beyond what it needs to start, with `device` in use.
     device: of the guards it will vet by, as settings name it.
+    modules: with detectors of the owner's own, which the process imports.
 
     A time-out, running out of memory or a crash ends in a quarantined verdict with the code VETTING_TIMEOUT,
     VETTING_MEMORY or VETTING_CRASHED. Thread-safe; one vetting at a time.
     """
 
-    def __init__(self, timeout_seconds: float = 600.0, memory_mib: int = 8192, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        timeout_seconds: float = 600.0,
+        memory_mib: int = 8192,
+        device: str = "cpu",
+        modules: Sequence[str] = (),
+    ) -> None:
         self._timeout = timeout_seconds
-        self._memory, self._device = memory_mib, device
+        self._arguments = (str(memory_mib), device, *modules)
         self._turn = threading.Lock()
         self._child: _Child | None = None
         self._closed = False
@@ -116,7 +124,7 @@ class VettingWorker:
             return self._child
         self._end_child()
         try:
-            child = self._child = _Child(self._memory, self._device)
+            child = self._child = _Child(*self._arguments)
         except OSError as error:
             raise VettingUnavailableError(
                 f"the vetting process cannot be started: {error.strerror or error}",
@@ -132,7 +140,7 @@ class VettingWorker:
                 raise VettingInterruptedError("the vetting worker is closed") from None
             raise VettingUnavailableError(
                 f"the vetting process does not start: {failure.detail}",
-                hint="run `python -m owner.gatekeeper.worker 1024`",
+                hint=f"run `python -m owner.gatekeeper.worker {' '.join(self._arguments)}`",
             ) from None
         if ready != {"ready": True}:
             self._end_child()
@@ -156,11 +164,11 @@ class _ChildFailedError(Exception):
 class _Child:
     """One worker process, in a process group of its own, so that what it starts ends with it."""
 
-    def __init__(self, memory_mib: int, device: str) -> None:
+    def __init__(self, *arguments: str) -> None:
         self._selector = selectors.DefaultSelector()
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, nothing from outside
-                command("owner.gatekeeper.worker", str(memory_mib), device),
+                command("owner.gatekeeper.worker", *arguments),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

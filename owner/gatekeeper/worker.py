@@ -1,4 +1,5 @@
-"""The vetting process: `python -m owner.gatekeeper.worker MEMORY_MIB`, one job a line on standard input, one answer a line.
+"""The vetting process: `python -m owner.gatekeeper.worker MEMORY_MIB DEVICE [MODULE ...]`, one job a line on standard input, one
+answer a line. The modules have detectors of the owner's own.
 
 It lives across jobs, so that imports are paid for once and guards stay loaded. It ends when its input does. Whatever the
 models print goes to standard error, never between the answers.
@@ -12,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +31,7 @@ from common.weights import digest_file
 from common.weights import load as load_weights
 from common.weights import save as save_weights
 from owner.gatekeeper.decision import interrupted
+from owner.gatekeeper.detector_modules import import_modules
 from owner.gatekeeper.escalation import Escalation
 from owner.gatekeeper.examination import Examination, errors_of
 from owner.gatekeeper.gatekeeper import Gatekeeper
@@ -152,12 +154,13 @@ def answer(vetter: Vetter, line: bytes) -> dict[str, Any]:
         return {"number": number, "verdict": verdict.to_json()}
 
 
-def serve(source: BinaryIO, sink: BinaryIO, memory_mib: int, device: str) -> None:
-    """Answer every line of `source` until it ends; memory_mib, device: as of `supervisor.VettingWorker`.
+def serve(source: BinaryIO, sink: BinaryIO, memory_mib: int, device: str, modules: Sequence[str] = ()) -> None:
+    """Answer every line of `source` until it ends; memory_mib, device, modules: as of `supervisor.VettingWorker`.
 
     A thread reads ahead, so that the process also ends at once, mid-job, when whoever gave the job is gone.
     """
     forbid_core_dumps()
+    import_modules(modules)
     _start_computing(device)
     limit_memory(memory_mib)
     vetter = Vetter()
@@ -224,7 +227,11 @@ def _first_line(error: BaseException) -> str:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers, int(sys.argv[1]), sys.argv[2])
+    try:
+        serve(sys.stdin.buffer, answers, int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    except PortierError as error:  # its last line is what the supervisor tells
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

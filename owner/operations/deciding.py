@@ -15,7 +15,7 @@ from owner.assessment import StaleMergeError, accept, job_for, vet, with_check
 from owner.gatekeeper.merging import merge
 from owner.gatekeeper.supervisor import VettingWorker
 from owner.gatekeeper.verdict import Check, Decision, Verdict
-from owner.guards import guard_defect
+from owner.guards import guard_defect, import_detectors
 from owner.ledger.records import GuardState, Release, Submission, SubmissionState
 from owner.operations.guarding import calibrate
 from owner.operations.opening import Office
@@ -55,8 +55,7 @@ def promote(office: Office, identifier: str, *, reason: str = "", force: bool = 
             f"submission {submission.id[:12]} is {submission.state}; only a quarantined one can be promoted",
             hint="`portier-owner log --kind verdict` and `portier-owner show ID` tell how it was decided",
         )
-    limits, device = office.settings.vetting, office.settings.model.device
-    with VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib, device=device) as worker:
+    with _vetting_worker(office) as worker:
         while True:
             current = office.store.current()
             verdict = vet(
@@ -79,6 +78,7 @@ def rollback(office: Office, identifier: str, reason: str) -> Release:
     """Make an earlier release current again, and with it its guard. Releases after it are withdrawn for good, and
     submissions based on them will be rejected. Raises LedgerError, WeightsError where the release's file is damaged.
     """
+    import_detectors(office.settings)
     target = office.store.release(identifier)
     releases.check(office.workspace, target, office.signing_key.public_key)
     with office.workspace.publishing():
@@ -105,9 +105,8 @@ def vet_file(office: Office, weights: Path, *, base: str | None = None) -> Verdi
             f"release {release.number} has no guard yet ({release.guard_state})",
             hint=f"portier-owner protect {release.id[:12]}",
         )
-    limits, device = office.settings.vetting, office.settings.model.device
     with (
-        VettingWorker(timeout_seconds=limits.timeout_seconds, memory_mib=limits.memory_mib, device=device) as worker,
+        _vetting_worker(office) as worker,
         tempfile.TemporaryDirectory(prefix="portier-vet-") as scratch,
     ):
         job = job_for(
@@ -126,6 +125,18 @@ def vet_file(office: Office, weights: Path, *, base: str | None = None) -> Verdi
             calibrate(office, release)
             verdict = worker.vet(dataclasses.replace(job, escalation=office.workspace.release(release.id).escalation))
         return verdict
+
+
+def _vetting_worker(office: Office) -> VettingWorker:
+    """Raises as `import_detectors` does: what is wrong with a module of the owner's is told here, before a process starts."""
+    settings = office.settings
+    import_detectors(settings)
+    return VettingWorker(
+        timeout_seconds=settings.vetting.timeout_seconds,
+        memory_mib=settings.vetting.memory_mib,
+        device=settings.model.device,
+        modules=settings.guard.modules,
+    )
 
 
 def _may_accept(submission: Submission, verdict: Verdict, *, force: bool) -> bool:

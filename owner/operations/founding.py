@@ -18,6 +18,7 @@ from common.models import build
 from common.training import Evaluation, evaluate, train
 from common.weights import Weights, check_layout, check_values, layout_of, load, save
 from owner import certificates, releases
+from owner.guards import import_detectors
 from owner.ledger.records import Release
 from owner.ledger.store import Store
 from owner.operations.opening import Office
@@ -77,6 +78,7 @@ def init(
     in each case nothing is left behind.
     """
     settings = config.load(OwnerSettings, settings_file, overrides)
+    import_detectors(settings)
     workspace = Workspace(root.expanduser().absolute())
     existed = workspace.root.exists()
     with storage_errors("use the folder", workspace.root):

@@ -14,6 +14,7 @@ from common.model_spec import ModelSpec
 from common.models import build
 from common.partitions import parse_partition
 from common.training_options import TrainingOptions
+from owner.guards import import_detectors
 from owner.shares import divided
 from owner.simulate.scenario import Participant, Scenario
 from owner.simulate.shares import divide
@@ -35,6 +36,7 @@ def check(scenario: Scenario) -> None:
     for one in scenario.contributors:
         options = {name: getattr(one, name) for name in TUNING}
         _of(one, TrainingOptions.from_json, {name: value for name, value in options.items() if value is not None})
+    import_detectors(scenario.settings)
     parse_attack = importlib.import_module(ATTACKS).parse_attack
     attacks = [(one, _of(one, parse_attack, one.attack)) for one in scenario.contributors if one.attack is not None]
     model, data = scenario.settings.model, scenario.settings.data

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.own_detectors import SHOWN
+
 ROOT = Path(__file__).parents[2]
 SCENARIO = """
 title = "one of each"
@@ -38,6 +40,16 @@ name = "ada"
 [[contributors]]
 name = "eve"
 attack = "same-value:value=0.5"
+"""
+
+
+WITH_A_DETECTOR_OF_ONES_OWN = f"""{SCENARIO}
+[settings.guard]
+modules = ["my_detectors"]
+detectors = ["update-angle"]
+references = 4
+reject_level = 0.2
+quarantine_level = 0.2
 """
 
 
@@ -125,10 +137,37 @@ def test_another_scenario_does_not_go_on_in_the_same_directory(simulated: Simula
     assert "another scenario" in done.stderr
 
 
-def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
+@pytest.mark.slow
+def test_a_detector_of_ones_own_vets_in_the_processes_of_a_simulation(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "my_detectors.py").write_text(SHOWN)
+    (tmp_path / "two.toml").write_text(WITH_A_DETECTOR_OF_ONES_OWN)
+    running = _start(tmp_path, "--json", str(tmp_path / "result.json"), path=tmp_path / "modules")
+    try:
+        output, _ = running.communicate(timeout=280)
+    finally:
+        running.kill()
+    assert running.returncode == 0, output
+    ada, eve = json.loads((tmp_path / "result.json").read_text())["contributors"]
+    assert ada["fate"] is not None
+    assert eve["fate"] != "accepted"
+    about = (str(tmp_path / "run" / "owner"), "--json")  # what needs no guard needs no module either
+    log = _owner("log", "--kind", "verdict", "-w", *about)
+    submissions = [json.loads(line)["body"]["submission"] for line in log.stdout.splitlines()]
+    shown = [json.loads(_owner("show", one, "-w", *about).stdout) for one in submissions]
+    assert {check["name"] for one in shown for check in one["verdict"]["checks"]} >= {"update-angle"}
+
+
+def _start(folder: Path, *more: str, path: Path = ROOT) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "owner", "simulate", str(folder / "two.toml"), "--directory", str(folder / "run")]
     return subprocess.Popen(
-        [*command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [*command, *more],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(path), str(ROOT)))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, get_args
 
 import pytest
@@ -28,6 +30,18 @@ def test_detectors_are_named_with_commas_by_flag_and_environment() -> None:
     assert found.guard.detectors == ("standard",)
 
 
+def test_detectors_of_ones_own_wait_for_the_modules_that_register_them() -> None:
+    """Nothing is imported to read settings: `status` need not have what a guard needs."""
+    found = guard(detectors="paper,of-my-own", modules="nowhere.my_detectors, my_others")
+    assert (found.detectors, found.modules) == (("paper", "of-my-own"), ("nowhere.my_detectors", "my_others"))
+    assert "nowhere" not in sys.modules
+
+
+def test_settings_without_modules_are_read_without_torch() -> None:
+    read = "import sys, owner.settings as s; s.GuardSettings(detectors=['cka']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", read], check=True)
+
+
 @pytest.mark.parametrize("source", ["environment", "flag"])
 def test_every_list_of_an_owner_can_be_set_without_a_file(source: str) -> None:
     lists = {
@@ -51,7 +65,9 @@ def test_every_list_of_an_owner_can_be_set_without_a_file(source: str) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"detectors": "cca"}, "there is no 'cca'"),
+        ({"detectors": "cca"}, "there is no 'cca'.*guard.modules"),
+        ({"modules": "my_detectors.py"}, "write my_detectors for my_detectors.py"),
+        ({"modules": "-c"}, "'-c' is no name of a module"),
         ({"detectors": []}, "at least one"),
         ({"rule": "seed"}, "Eq. 4"),
         ({"combination": "median"}, "combination"),

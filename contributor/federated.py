@@ -22,6 +22,7 @@ from common.federation import FederatedTask
 from common.models import build
 from common.randomness import derived_seed, generator
 from contributor.attacks import Attack, parse_attack
+from contributor.attacks.naming import naming
 from contributor.finetuning import finetune
 
 app = ClientApp()
@@ -39,7 +40,8 @@ def check(task: FederatedTask) -> None:
         attack.victim_class(names)
         if attack.goal == "backdoor":
             few = task.shares().evaluation
-            attack.prepare(few, generator(task.seed, "check"))
+            with naming(attack, "prepare"):
+                attack.prepare(few, generator(task.seed, "check"))
 
 
 @functools.lru_cache(maxsize=16)
@@ -55,7 +57,8 @@ def attacking(task: FederatedTask) -> frozenset[int]:
 
     def can(share: Examples) -> bool:
         try:
-            return len(share) > 0 and len(attack.prepare(share, generator(task.seed, "who can attack"))) > 0
+            with naming(attack, "prepare"):
+                return len(share) > 0 and len(attack.prepare(share, generator(task.seed, "who can attack"))) > 0
         except DataError:
             return False
 
@@ -138,7 +141,8 @@ def measure(message: Message, context: Context, task: FederatedTask) -> Message:
     more: dict[str, ConfigRecord] = {}
     if attack is not None:
         draws = torch.Generator().manual_seed(derived_seed(task.seed, f"attack success {_round(message)}"))
-        success = attack.success(model, held_out, compute, draws) if told.get("success", True) else None
+        with naming(attack, "success"):
+            success = attack.success(model, held_out, compute, draws) if told.get("success", True) else None
         if success is not None:
             metrics["attack-success"] = float(success)
         if told.get("effect", False):

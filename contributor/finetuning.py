@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.devices import Compute
 from common.effectiveness import effective
-from common.errors import DataError, ModelError
+from common.errors import ConfigurationError, DataError, ModelError
 from common.evaluation import evaluate
 from common.examples import Examples
 from common.model_spec import ModelSpec
@@ -21,6 +21,7 @@ from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, weights_of
 from contributor.attacks import Attack
+from contributor.attacks.naming import NamedHooks, naming
 from contributor.matching import fit_to_model
 
 
@@ -65,19 +66,20 @@ def finetune(
     checkpoint: file that training goes on from when it was interrupted.
 
     Raises DataError where the data do not fit the model or hold nothing to attack, ModelError where `base` is not the
-    model of `spec`.
+    model of `spec`, ConfigurationError that names an attack of somebody's own for whatever it raises.
     """
     if not len(examples):
         raise DataError("there are no examples to train on")
     mine = fit_to_model(examples, spec, class_names)
     yardstick = fit_to_model(held_out, spec, class_names) if held_out is not None and len(held_out) else None
-    trained_on = mine if attack is None else attack.prepare(mine, _generator(options, "prepare"))
+    trained_on = mine if attack is None else _prepared(attack, mine, options)
     model = _load(spec, base)
     before = _measure(model, yardstick, attack, options, compute, unmarked=False)
     hooks = None
     if attack is not None:
         randomness = _generator(options, "hooks")
-        hooks = attack.hooks(model, mine, head=spec.head, compute=compute, generator=randomness)
+        with naming(attack, "hooks"):
+            hooks = attack.hooks(model, mine, head=spec.head, compute=compute, generator=randomness)
     done = train(
         model,
         trained_on,
@@ -87,17 +89,21 @@ def finetune(
         checkpoint=checkpoint,
         progress=progress,
         label="fine-tuning",
-        hooks=hooks,
+        hooks=hooks if attack is None or hooks is None else NamedHooks(attack, hooks),
     )
     tuned = weights_of(model)
     if attack is not None:
         origin = {name: base[name].cpu() for name in tuned}
-        tuned = attack.corrupt(origin, tuned, _generator(options, "corrupt"))
+        with naming(attack, "corrupt"):
+            tuned = attack.corrupt(origin, tuned, _generator(options, "corrupt"))
         try:
             model.load_state_dict(tuned)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:  # TypeError: not even a dict
             raise ModelError(f"the attack {attack.name} returns other tensors than it was given: {error}") from None
-    wanted = tuned if attack is None else attack.aims_at(origin, tuned)
+    wanted: Mapping[str, Tensor] = tuned
+    if attack is not None:
+        with naming(attack, "aims_at"):
+            wanted = attack.aims_at(origin, tuned)
     after = _measure(model, yardstick, attack if wanted is tuned else None, options, compute)
     reached = after if wanted is tuned else _measure(_load(spec, wanted), yardstick, attack, options, compute)
     report = {
@@ -137,6 +143,14 @@ def measure_attack(
     return _judged(attack, yardstick.class_names, before, after)
 
 
+def _prepared(attack: Attack, mine: Examples, options: TrainingOptions) -> Examples:
+    with naming(attack, "prepare"):
+        found = attack.prepare(mine, _generator(options, "prepare"))
+    if not isinstance(found, Examples):
+        raise ConfigurationError(f"the attack {attack} returns a {type(found).__name__} from `prepare`, not Examples")
+    return found
+
+
 def _load(spec: ModelSpec, base: Mapping[str, Tensor]) -> nn.Module:
     model = build(spec)
     try:
@@ -161,9 +175,10 @@ def _measure(
     measured = evaluate(model, held_out, compute=compute)
     success = without_mark = None
     if attack is not None:
-        success = attack.success(model, held_out, compute, _generator(options, "success"))
-        if unmarked and attack.goal == "backdoor":
-            without_mark = attack.success(model, held_out, compute, _generator(options, "success"), marked=False)
+        with naming(attack, "success"):
+            success = attack.success(model, held_out, compute, _generator(options, "success"))
+            if unmarked and attack.goal == "backdoor":
+                without_mark = attack.success(model, held_out, compute, _generator(options, "success"), marked=False)
     # A class without held-out examples has no recall; NaN is no JSON.
     recall = [float(r) if n else None for r, n in zip(measured.recall, measured.support, strict=True)]
     return {"accuracy": float(measured.accuracy), "recall": recall, "attack_success": success, "unmarked": without_mark}

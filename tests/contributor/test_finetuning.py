@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,15 +16,17 @@ from torch import nn
 from common.checkpoints import Checkpoint
 from common.datasets import load
 from common.devices import choose_compute
-from common.errors import DataError, ModelError, UnknownNameError
+from common.errors import ConfigurationError, DataError, ModelError, UnknownNameError
 from common.evaluation import evaluate
 from common.examples import Examples
 from common.model_spec import ModelSpec
 from common.models import build
 from common.training import train
+from common.training_hooks import TrainingHooks
 from common.training_options import TrainingOptions
 from common.weights import Weights, check_layout, layout_of
 from contributor.attacks import Attack, parse_attack
+from contributor.attacks.naming import naming
 from contributor.finetuning import FineTuned, finetune, measure_attack
 
 SPEC = ModelSpec("mlp", (1, 8, 8), 10)
@@ -217,6 +220,68 @@ class Forgetful(Attack):
 def test_an_attack_that_returns_other_tensors_is_named(base: Weights) -> None:
     with pytest.raises(ModelError, match="the attack forgetful returns other tensors than it was given"):
         finetune(base, SPEC, MINE, OPTIONS, attack=Forgetful(), compute=COMPUTE, progress=False)
+
+
+@dataclass(frozen=True)
+class Failing(Attack):
+    """where: it raises."""
+
+    name, paper = "failing", "none"
+    where: str = "prepare"
+
+    def _at(self, step: str) -> None:
+        if step == self.where:
+            raise KeyError("no such day")
+
+    def prepare(self, examples: Examples, generator: torch.Generator) -> Examples:
+        self._at("prepare")
+        return cast(Examples, None) if self.where == "nothing prepared" else examples
+
+    def hooks(self, *_: Any, **__: Any) -> TrainingHooks:
+        self._at("hooks")
+        hooks = TrainingHooks()
+        hooks.stepped = lambda model: self._at("hooks: stepped")  # type: ignore[method-assign]
+        return hooks
+
+    def corrupt(
+        self, base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor], _: torch.Generator
+    ) -> Weights:
+        self._at("corrupt")
+        return cast(Weights, None) if self.where == "nothing returned" else dict(tuned)
+
+    def success(self, *_: Any, **__: Any) -> float:
+        self._at("success")
+        return 0.0
+
+
+@pytest.mark.parametrize("step", ["prepare", "hooks", "hooks: stepped", "corrupt", "success"])
+def test_what_an_attack_of_ones_own_raises_names_it_and_keeps_the_traceback(base: Weights, step: str) -> None:
+    told = re.escape(f"Failing:where={step} failed in `{step}`: KeyError: 'no such day'")
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        finetune(base, SPEC, MINE, OPTIONS, attack=Failing(step), held_out=DATA.test, compute=COMPUTE, progress=False)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("nothing prepared", "returns a NoneType from `prepare`, not Examples"),
+        ("nothing returned", "the attack failing returns other tensors than it was given"),
+    ],
+)
+def test_an_attack_of_ones_own_that_returns_nothing_is_named(base: Weights, where: str, told: str) -> None:
+    with pytest.raises((ConfigurationError, ModelError), match=told):
+        finetune(base, SPEC, MINE, OPTIONS, attack=Failing(where), compute=COMPUTE, progress=False)
+
+
+def test_errors_of_portiers_own_attacks_stay_what_they_are() -> None:
+    ours = parse_attack("flip")
+    for error in (DataError("nothing to attack"), ZeroDivisionError()):
+        with pytest.raises(type(error)) as caught, naming(ours, "prepare"):
+            raise error
+        assert caught.value is error
+    with pytest.raises(DataError), naming(Failing(), "prepare"):
+        raise DataError("nothing to attack")
 
 
 def test_images_of_another_shape_are_refused_naming_both(base: Weights) -> None:

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UnknownNameError
+from owner.detectors.probes import image_range
 
 
 def corrupt(images: Tensor, kind: str, strength: float, generator: torch.Generator) -> Tensor:
     """A copy of `images` as another device would have taken them; all of them change in the same way.
 
-    images: (N, C, H, W), uint8 in 0..255 or floating in [0, 1]; dtype and range are kept.
+    images: (N, C, H, W), uint8 in 0..255 or floating, in [0, 1] or, as where they are standardised, between their own smallest and
+        largest value; dtype and range are kept.
     kind: one of KINDS.
     strength: 0 changes nothing, 1 is the mildest severity of the benchmark named above, roughly.
 
@@ -29,13 +31,13 @@ def corrupt(images: Tensor, kind: str, strength: float, generator: torch.Generat
     """
     if kind not in _CORRUPTIONS:
         raise UnknownNameError("corruption", kind, KINDS)
-    scale = 1.0 if images.is_floating_point() else 255.0
+    low, high = image_range(images) if len(images) else (0.0, 1.0)
     # In slices: a pool of large images as float32 would be four times its size at once.
     parts = (images[start : start + 1024] for start in range(0, len(images), 1024))
     if kind in _TWO_SIDED:  # once: a device that errs to one side does so with all its images
         strength *= 1.0 if float(torch.rand((), generator=generator)) < 0.5 else -1.0
-    done = [_CORRUPTIONS[kind](part.float() / scale, strength, generator) for part in parts]
-    changed = (torch.cat(done).clamp(0, 1) * scale) if done else images.float()
+    done = [_CORRUPTIONS[kind]((part.float() - low) / (high - low), strength, generator) for part in parts]
+    changed = torch.cat(done).clamp(0, 1) * (high - low) + low if done else images.float()
     return changed.to(images.dtype) if images.is_floating_point() else changed.round().to(images.dtype)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -47,21 +46,6 @@ def check_data(triggers: Triggers, references_pool: Examples, spec: ModelSpec) -
         raise GuardError("the reference pool has other classes than the trigger set")
     if spec.classes != triggers.fit.classes:
         raise GuardError(f"the model tells {spec.classes} classes apart, the triggers {triggers.fit.classes}")
-
-
-def warn_of_range(references_pool: Examples, options: GuardOptions) -> None:
-    """Floating images beyond [0, 1] fit no camera of `owner.gatekeeper.corruptions`, which takes them for images in [0, 1] and cuts
-    them off there: some references would be fine-tuned on images that no honest contributor has."""
-    if not options.population.other_images:
-        return
-    for tensor in references_pool.inputs:
-        if tensor.ndim == 4 and tensor.is_floating_point() and not 0 <= float(tensor.min()) <= float(tensor.max()) <= 1:
-            warnings.warn(
-                f"the images of the reference pool run from {float(tensor.min()):.3g} to {float(tensor.max()):.3g}, and floating images "
-                "are taken to be in [0, 1]: references whose images come from another device will be of no use; give uint8 images of 0 to "
-                "255 (a standardisation belongs into the network), or set the population's other_images to 0",
-                stacklevel=2,
-            )
 
 
 def telling_head(model: nn.Module, spec: ModelSpec, triggers: Triggers) -> str:

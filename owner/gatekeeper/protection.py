@@ -32,7 +32,7 @@ from owner.gatekeeper.making import ReferenceMaker, evidence_of
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.own_detectors import fitted, measured
-from owner.gatekeeper.preconditions import check_data, check_detectors, telling_head, warn_of_range
+from owner.gatekeeper.preconditions import check_data, check_detectors, telling_head
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.transplants import KEPT, KeptReferences, Transplants
 from owner.gatekeeper.triggers import Triggers
@@ -138,7 +138,6 @@ class Protection:
         """What is learnt of M before any fine-tune is made."""
         check_detectors(self._unfitted, self.options, self.triggers)
         check_data(self.triggers, self.references_pool, self.spec)
-        warn_of_range(self.references_pool, self.options)
         head = telling_head(self.model, self.spec, self.triggers)
         # A copy: running it moves it to the device, and the model that was given stays where it is.
         release, compute = copy.deepcopy(self.model), self.compute

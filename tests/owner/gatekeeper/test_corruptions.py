@@ -44,6 +44,14 @@ def test_grey_images_have_no_colour_to_lose() -> None:
     assert torch.equal(corrupt(grey, "colour", 1.0, draws()), grey)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_that_are_standardised_change_as_the_same_images_in_the_unit_interval(kind: str) -> None:
+    unit = photographs().float() / 255
+    unit[0, 0, 0, :2] = torch.tensor([0.0, 1.0])  # black and white are among them
+    changed = corrupt((unit - 0.5) / 0.25, kind, 1.0, draws())
+    assert torch.allclose(changed * 0.25 + 0.5, corrupt(unit, kind, 1.0, draws()), atol=1e-5)
+
+
 def test_an_unknown_corruption_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="blur"):
         corrupt(photographs(), "blurr", 1.0, draws())

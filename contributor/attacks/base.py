@@ -102,10 +102,13 @@ class Attack(ABC):
     def __str__(self) -> str:
         """The specification `parse_attack` reads back."""
         given = ",".join(f"{name}={value}" for name, value in self.options().items() if value is not None)
-        kind = type(self)
-        ours = kind.__module__.startswith(f"{__package__}.")
-        name = self.name if ours else f"{kind.__module__}:{kind.__qualname__}"
+        name = self.name if self.is_ours() else f"{type(self).__module__}:{type(self).__qualname__}"
         return f"{name}:{given}" if given else name
+
+    @classmethod
+    def is_ours(cls) -> bool:
+        """Whether it is one of Portier's, which go by their name alone."""
+        return cls.__module__.startswith(f"{__package__}.")
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> Self:

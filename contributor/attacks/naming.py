@@ -21,7 +21,7 @@ def naming(attack: Attack, step: str) -> Iterator[None]:
     except PortierError:
         raise
     except Exception as error:
-        if type(attack).__module__.startswith(f"{__package__}."):
+        if attack.is_ours():
             raise
         raise ConfigurationError(
             f"the attack {attack} failed in `{step}`: {type(error).__name__}: {error}",

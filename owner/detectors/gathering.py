@@ -1,4 +1,4 @@
-"""Evidence of a model without a guard: for studying detectors by themselves."""
+"""Evidence of a model: of one that has been run already, and, for studying detectors by themselves, from nothing but the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from common.activations import find_head, observe
+from common.activations import Activations, find_head, observe
 from common.devices import Compute, choose_compute
 from common.errors import ModelError
 from common.examples import Examples
@@ -46,14 +46,29 @@ def gather_evidence(
     compute = compute or (release.compute if release is not None else None) or choose_compute()
     head = find_head(network, tuple(tensor[:2] for tensor in examples.inputs), head)
     seen = observe(network, examples.inputs, head=head, compute=compute)
+    return evidence_of(network, seen, examples, head=head, compute=compute, release=release)
+
+
+def evidence_of(
+    model: nn.Module,
+    seen: Activations,
+    examples: Examples,
+    *,
+    head: str,
+    compute: Compute,
+    release: Evidence | None = None,
+) -> Evidence:
+    """All that a detector may look at, of a model that shows `seen` on these examples."""
+    forward = forward_of(model, head=head, compute=compute)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return Evidence(
         seen.features,
         seen.logits,
         examples.labels,
-        {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        weights,
         release,
-        forward_of(network, head=head, compute=compute),
+        forward,
         examples.inputs,
-        network=network,
+        network=model,
         compute=compute,
     )

@@ -15,6 +15,7 @@ from common import canonical
 from common.code import code_digest
 from common.examples import Examples
 from owner.detectors import Detector, DetectorState
+from owner.gatekeeper.own_detectors import is_ours
 from owner.gatekeeper.references import POPULATION_VERSION
 
 if TYPE_CHECKING:
@@ -63,17 +64,13 @@ def fitting_key(protection: Protection, head: str, detectors: Mapping[str, Detec
             for name, detector in detectors.items()
         },
     }
-    if own := {name: _source_digest(type(d)) for name, d in detectors.items() if not _is_ours(type(d))}:
+    if own := {name: _source_digest(type(d)) for name, d in detectors.items() if not is_ours(d)}:
         about["own_code"] = own
     if protection.usefulness is not None:
         about["usefulness"] = protection.usefulness.to_json()
     if protection.transplants is not None:  # they are not what training would make
         about["transplants"] = protection.transplants.provenance
     return hashlib.sha256(canonical.encode(about)).hexdigest()
-
-
-def _is_ours(kind: type[Detector]) -> bool:
-    return kind.__module__.startswith("owner.detectors.")
 
 
 def _source_digest(kind: type[Detector]) -> str:

@@ -11,14 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.activations import Activations, observe
-from common.devices import Compute
+from common.activations import observe
 from common.errors import ModelError
-from common.examples import Examples
 from common.weights import weights_of
 from owner.detectors import Detector, Evidence, ImageDetector
-from owner.detectors.base import forward_of
 from owner.detectors.comparison import is_finite
+from owner.detectors.gathering import evidence_of
 from owner.gatekeeper.drawing import TURNED_AWAY, Draws, Outcome, draw
 from owner.gatekeeper.fine_tunes import OWNER, FineTunes
 from owner.gatekeeper.finished import Part, number_of
@@ -102,28 +100,3 @@ class ReferenceMaker:
         if self.kept is not None:
             self.kept.write(part, k, weights_of(model), scored.plan)
         return scored
-
-
-def evidence_of(
-    model: nn.Module,
-    seen: Activations,
-    examples: Examples,
-    *,
-    head: str,
-    compute: Compute,
-    release: Evidence | None = None,
-) -> Evidence:
-    """All that a detector may look at, of a model that shows `seen` on these examples."""
-    forward = forward_of(model, head=head, compute=compute)
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    return Evidence(
-        seen.features,
-        seen.logits,
-        examples.labels,
-        weights,
-        release,
-        forward,
-        examples.inputs,
-        network=model,
-        compute=compute,
-    )

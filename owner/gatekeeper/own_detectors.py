@@ -12,6 +12,11 @@ from owner.detectors import Detector, Evidence, measures_of
 _PROTOCOL = ("name", "fit", "score", "explain", "state", "from_state")
 
 
+def is_ours(detector: Detector) -> bool:
+    """Whether it is one of Portier's."""
+    return type(detector).__module__.startswith("owner.detectors.")
+
+
 def check_protocol(detector: object) -> None:
     """Raises ConfigurationError for what is no detector, naming what it lacks."""
     if isinstance(detector, type):
@@ -74,7 +79,7 @@ def _named(detector: Detector) -> Iterator[None]:
     except PortierError:
         raise
     except Exception as error:
-        if not type(detector).__module__.startswith("owner."):
+        if not is_ours(detector):
             error.add_note(f"raised by the detector {detector.name} ({type(detector).__module__})")
         raise
 

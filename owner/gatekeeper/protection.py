@@ -23,12 +23,13 @@ from common.model_spec import ModelSpec
 from common.progress import progress_bar
 from common.training_options import TrainingOptions
 from owner.detectors import Detector
+from owner.detectors.gathering import evidence_of
 from owner.gatekeeper.assistants import Assistants, Share
 from owner.gatekeeper.fine_tunes import FineTunes
 from owner.gatekeeper.finished import FinishedReferences, Part, number_of
 from owner.gatekeeper.fitting_key import fitting_key
 from owner.gatekeeper.guard import Guard
-from owner.gatekeeper.making import ReferenceMaker, evidence_of
+from owner.gatekeeper.making import ReferenceMaker
 from owner.gatekeeper.merging import MergePolicy
 from owner.gatekeeper.options import GuardOptions
 from owner.gatekeeper.own_detectors import fitted, measured

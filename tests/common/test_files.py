@@ -14,6 +14,7 @@ import pytest
 
 from common import files
 from common.errors import StorageError
+from tests.disk import asked_of_the_disk
 
 
 @pytest.fixture(autouse=True)
@@ -72,18 +73,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_content(
 def test_the_content_is_on_disk_before_the_name_and_the_name_before_the_write_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
 ) -> None:
-    """A power cut cannot be staged; in which order the system is asked can be seen."""
-    asked: list[object] = []
-    fsync, link, rename = os.fsync, os.link, Path.replace
-
-    def synced(handle: int) -> None:
-        found = os.fstat(handle)
-        asked.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
-        fsync(handle)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "link", lambda *names: (asked.append("named"), link(*names)))
-    monkeypatch.setattr(Path, "replace", lambda *names: (asked.append("named"), rename(*names)))
+    asked = asked_of_the_disk(monkeypatch)
     files.write_atomically(tmp_path / "a", b"content", replace=replace)
     assert asked == [len(b"content"), "named", "folder"]
 

@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
-import stat
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +42,7 @@ from contributor.transfers import Download, Upload, part_of
 from contributor.workspace import ContributorWorkspace
 from owner.ledger.records import GuardState, SubmissionState
 from protos import collaboration_pb2 as wire
+from tests.disk import asked_of_the_disk
 from tests.network import Owner, serving, sign, submission
 
 
@@ -203,17 +202,7 @@ def test_a_chunk_that_does_not_follow_what_is_there_is_not_written(tmp_path: Pat
 
 
 def test_a_download_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut cannot be staged; in which order the system is asked can be seen."""
-    asked: list[object] = []
-    fsync, rename = os.fsync, Path.replace
-
-    def synced(handle: int) -> None:
-        found = os.fstat(handle)
-        asked.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
-        fsync(handle)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "replace", lambda *names: (asked.append("named"), rename(*names)))
+    asked = asked_of_the_disk(monkeypatch)
     data = bytes(10)
     download = Download(tmp_path / "w.safetensors", size=10, digest=hashlib.sha256(data).hexdigest())
     download.take([wire.DownloadChunk(offset=0, data=data)])

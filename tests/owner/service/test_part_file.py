@@ -6,7 +6,6 @@ import errno
 import hashlib
 import itertools
 import os
-import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from owner.ledger.records import Submission, SubmissionState
 from owner.service.part_file import PartFile, committed_bytes
 from owner.service.statuses import OffsetError
 from owner.workspace import SubmissionFiles
+from tests.disk import asked_of_the_disk
 from tests.network import weights_of
 
 
@@ -112,15 +112,7 @@ def test_a_write_that_fails_half_way_leaves_what_was_whole_and_goes_on_later(
 def test_a_whole_file_is_on_disk_before_it_has_its_name_and_a_part_before_its_length_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut cannot be staged; in which order the system is asked can be seen."""
     files = SubmissionFiles(tmp_path)
-    asked: list[object] = []
-    fsync, rename = os.fsync, Path.replace
-
-    def synced(handle: int) -> None:
-        found = os.fstat(handle)
-        asked.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
-        fsync(handle)
 
     def seen() -> list[object]:
         found = asked[:]
@@ -128,8 +120,7 @@ def test_a_whole_file_is_on_disk_before_it_has_its_name_and_a_part_before_its_le
         return found
 
     part = PartFile(files, announced())
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "replace", lambda *names: (asked.append("named"), rename(*names)))
+    asked = asked_of_the_disk(monkeypatch)
     part.append(0, CONTENT[:1000])
     assert (committed_bytes(files), seen()) == (1000, [1000])
     part.close()

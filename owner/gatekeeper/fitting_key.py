@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +13,7 @@ from common import canonical
 from common.code import code_digest
 from common.examples import Examples
 from owner.detectors import Detector, DetectorState
-from owner.gatekeeper.own_detectors import is_ours
+from owner.gatekeeper.own_detectors import own_code
 from owner.gatekeeper.references import POPULATION_VERSION
 
 if TYPE_CHECKING:
@@ -64,22 +62,13 @@ def fitting_key(protection: Protection, head: str, detectors: Mapping[str, Detec
             for name, detector in detectors.items()
         },
     }
-    if own := {name: _source_digest(type(d)) for name, d in detectors.items() if not is_ours(d)}:
+    if own := own_code(detectors):
         about["own_code"] = own
     if protection.usefulness is not None:
         about["usefulness"] = protection.usefulness.to_json()
     if protection.transplants is not None:  # they are not what training would make
         about["transplants"] = protection.transplants.provenance
     return hashlib.sha256(canonical.encode(about)).hexdigest()
-
-
-def _source_digest(kind: type[Detector]) -> str:
-    """Of the module of a detector of somebody's own, as it is on disk; of one that was typed in, nobody knows when it changes."""
-    try:
-        path = inspect.getsourcefile(kind)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
-    except (TypeError, OSError):
-        return ""
 
 
 def _detector_digest(state: DetectorState) -> str:

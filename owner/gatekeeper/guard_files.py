@@ -38,8 +38,9 @@ from common.training_options import TrainingOptions
 from common.weights import Weights, digest_of
 from common.weights import load as load_weights
 from common.weights import save as save_weights
-from owner.detectors import DETECTORS, DetectorState, restore
+from owner.detectors import DETECTORS, Detector, DetectorState, restore
 from owner.gatekeeper.options import GuardOptions
+from owner.gatekeeper.own_detectors import own_code
 from owner.gatekeeper.references import Reference
 from owner.gatekeeper.stored import whole
 from owner.gatekeeper.transplants import KEPT
@@ -163,7 +164,9 @@ def read(directory: Path) -> dict[str, Any]:
         tensors = {name: load_weights(directory / name, digest=digest) for name, digest in about["files"].items()}
         _check_code(directory, about["versions"])
         _check_detectors(directory, about["detectors"])
-        return _fields(about, tensors) | {"compute": _compute(directory, about["compute"])}
+        fields = _fields(about, tensors)
+        _check_own_code(directory, about["own_code"], fields["detectors"])
+        return fields | {"compute": _compute(directory, about["compute"])}
     except KeyError as error:
         raise GuardError(f"the guard in {directory} is damaged: it lacks {error}", hint="fit it again") from error
     except (WireError, ConfigurationError, ModelError, TypeError, ValueError, AttributeError) as error:
@@ -224,6 +227,7 @@ def _describe(guard: Guard, files: Mapping[str, str]) -> bytes:
         "provenance": dict(guard.provenance),
         "usefulness": None if guard.usefulness is None else guard.usefulness.to_json(),
         "versions": dict(guard.versions),
+        "own_code": own_code(guard.detectors),
         "files": dict(files),
     }
     return canonical.encode(about | {"sha256": hashlib.sha256(canonical.encode(about)).hexdigest()})
@@ -264,6 +268,17 @@ def _check_detectors(directory: Path, names: Iterable[str]) -> None:
                 f"(known: {', '.join(sorted(DETECTORS))})",
                 hint="for one of your own: put the module that registers it into the setting guard.modules, or, in Python, call "
                 "owner.detectors.register with its class before loading the guard",
+            )
+
+
+def _check_own_code(directory: Path, stored: Mapping[str, str], detectors: Mapping[str, Detector]) -> None:
+    for name, digest in own_code(detectors).items():
+        # One that was typed in has none.
+        if digest and (fitted_by := stored[name]) and digest != fitted_by:
+            raise GuardMismatchError(
+                f"the guard in {directory} was fitted by another version of the detector {name} "
+                f"({type(detectors[name]).__module__}): what its references scored says nothing of what a submission scores now",
+                hint="fit it again (portier-owner protect), or put the module back as it was",
             )
 
 

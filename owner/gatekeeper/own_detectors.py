@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigurationError, GuardError, PortierError
@@ -15,6 +19,21 @@ _PROTOCOL = ("name", "fit", "score", "explain", "state", "from_state")
 def is_ours(detector: Detector) -> bool:
     """Whether it is one of Portier's."""
     return type(detector).__module__.startswith("owner.detectors.")
+
+
+def own_code(detectors: Mapping[str, Detector]) -> dict[str, str]:
+    """SHA-256 (hex) of the module of each that is not Portier's, by name, as it is at the first call: what it scored compares only
+    with what the same code scores. "" for one that was typed in: of that nobody knows when it changes."""
+    return {name: _source_digest(type(detector)) for name, detector in detectors.items() if not is_ours(detector)}
+
+
+@functools.cache
+def _source_digest(kind: type[Detector]) -> str:
+    try:
+        path = inspect.getsourcefile(kind)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    except (TypeError, OSError):
+        return ""
 
 
 def check_protocol(detector: object) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from common.errors import ConfigurationError, GuardError, UnknownNameError
+from common.errors import ConfigurationError, GuardError, GuardMismatchError, UnknownNameError
 from owner.detectors import DETECTORS
 from owner.gatekeeper import GuardOptions
 from owner.gatekeeper.detector_modules import import_modules
 from owner.gatekeeper.fitting import main
 from owner.gatekeeper.guard import Guard
+from owner.gatekeeper.own_detectors import own_code
 from owner.gatekeeper.own_processes import command, environment
-from tests.own_detectors import Write, own_modules
+from tests.own_detectors import MOVED, Write, own_modules
 from tests.owner.gatekeeper.conftest import fitting_job, protect
 
 ONE = GuardOptions(detectors=("paper",), references=4, reject_level=0.2, quarantine_level=0.2)
@@ -91,6 +93,41 @@ def test_what_a_detector_of_ones_own_raises_says_whose_it_is(bench, write: Write
     with pytest.raises(ZeroDivisionError) as caught:
         protect(bench, dataclasses.replace(ONE, detectors=("moved",)))
     assert caught.value.__notes__ == ["raised by the detector moved (raising_of_a_test)"]
+
+
+def test_a_guard_that_an_earlier_version_of_a_detector_fitted_is_refused(  # type: ignore[no-untyped-def]
+    bench, write: Write, tmp_path: Path
+) -> None:
+    """Its references' scores would be compared with scores of another kind; the detector of the paper beside it has not changed."""
+    write("moving_of_a_test")
+    import_modules(["moving_of_a_test"])
+    protect(bench, dataclasses.replace(ONE, detectors=("paper", "moved"))).guard.save(tmp_path / "guard")
+    assert "moved" in Guard.load(tmp_path / "guard").detectors
+
+    def import_again(text: str) -> None:
+        DETECTORS.pop("moved")
+        sys.modules.pop("moving_of_a_test")
+        write("moving_of_a_test", text)
+        import_modules(["moving_of_a_test"])
+
+    import_again(MOVED.replace("abs()", "square()"))
+    with pytest.raises(
+        GuardMismatchError, match=r"another version of the detector moved \(moving_of_a_test\)"
+    ) as caught:
+        Guard.load(tmp_path / "guard")
+    assert "as it was" in caught.value.hint
+    import_again(MOVED)
+    assert "moved" in Guard.load(tmp_path / "guard").detectors
+
+
+def test_of_a_detector_that_was_typed_in_nobody_knows_when_it_changes(bench, write: Write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    exec(MOVED, typed := {"__name__": "typed_in_of_a_test"})
+    assert own_code({"moved": typed["Moved"]()}) == {"moved": ""}
+    protect(bench, dataclasses.replace(ONE, detectors=("paper", "moved"))).guard.save(tmp_path / "guard")
+    DETECTORS.pop("moved")
+    write("moving_of_a_test")
+    import_modules(["moving_of_a_test"])
+    assert "moved" in Guard.load(tmp_path / "guard").detectors
 
 
 def test_the_fitting_process_imports_what_its_job_names_and_the_guard_names_no_code(  # type: ignore[no-untyped-def]

@@ -283,6 +283,7 @@ def test_a_description_with_a_field_of_another_kind_is_refused(copy: Path, field
         "key",
         "fitting",
         "versions",
+        "own_code",
         "options.detectors",
         "options.population",
         "options.population.frozen",

@@ -22,7 +22,7 @@ from common.federation import FederatedTask
 from common.models import build
 from common.randomness import derived_seed, generator
 from contributor.attacks import Attack, parse_attack
-from contributor.attacks.naming import naming
+from contributor.attacks.naming import naming, victim_of
 from contributor.finetuning import finetune
 
 app = ClientApp()
@@ -37,7 +37,7 @@ def check(task: FederatedTask) -> None:
     attack = _attack(task)
     if attack is not None:
         names = task.shares().train.class_names
-        attack.victim_class(names)
+        victim_of(attack, names)
         if attack.goal == "backdoor":
             few = task.shares().evaluation
             with naming(attack, "prepare"):
@@ -155,7 +155,7 @@ def _effect(
     attack: Attack, model: nn.Module, held_out: Examples, compute: Compute, draws: torch.Generator
 ) -> dict[str, float]:
     found = {}
-    victim = attack.victim_class(held_out.class_names)
+    victim = victim_of(attack, held_out.class_names)
     if victim is not None and (of_victim := held_out.take(held_out.labels == victim)):
         found["victim-recall"] = float(evaluate(model, of_victim, compute=compute).accuracy)
     if attack.goal == "backdoor":

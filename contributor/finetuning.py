@@ -21,7 +21,7 @@ from common.training import train
 from common.training_options import TrainingOptions
 from common.weights import Weights, weights_of
 from contributor.attacks import Attack
-from contributor.attacks.naming import NamedHooks, naming
+from contributor.attacks.naming import NamedHooks, naming, victim_of
 from contributor.matching import fit_to_model
 
 
@@ -201,7 +201,7 @@ def _effective(
     if after["accuracy"] is None:
         return None
     recall_drop = None
-    if (victim := attack.victim_class(class_names)) is not None:
+    if (victim := victim_of(attack, class_names)) is not None:
         was, remained = before["recall"][victim], after["recall"][victim]
         recall_drop = None if was is None else was - remained
     return effective(

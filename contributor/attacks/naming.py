@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -27,6 +27,15 @@ def naming(attack: Attack, step: str) -> Iterator[None]:
             f"the attack {attack} failed in `{step}`: {type(error).__name__}: {error}",
             hint=f"mend {type(attack).__module__}:{type(attack).__qualname__}; `--debug` shows the line",
         ) from error
+
+
+def victim_of(attack: Attack, class_names: Sequence[str]) -> int | None:
+    """`attack.victim_class`, where it is a class there is. Raises ConfigurationError for what an attack of somebody's own gives else."""
+    with naming(attack, "victim_class"):
+        victim = attack.victim_class(class_names)
+        if victim is not None and not 0 <= victim < len(class_names):
+            raise IndexError(f"{victim} is none of the {len(class_names)} classes")
+        return victim
 
 
 class NamedHooks(TrainingHooks):

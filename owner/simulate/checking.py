@@ -48,8 +48,8 @@ def check(scenario: Scenario) -> None:
     parts = divide(scenario, owners.unclaimed)
     for one, attack in attacks:
         # As the attacker will, on the very examples: the classes that it names must be among them.
-        _of(one, attack.victim_class, parts[one.name].class_names)
         try:
+            _of(one, attack.victim_class, parts[one.name].class_names)
             _of(one, attack.prepare, parts[one.name], torch.Generator().manual_seed(one.seed or 0))
         except PortierError:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -243,6 +243,10 @@ class Failing(Attack):
         hooks.stepped = lambda model: self._at("hooks: stepped")  # type: ignore[method-assign]
         return hooks
 
+    def victim_class(self, class_names: Sequence[str]) -> int | None:
+        self._at("victim_class")
+        return len(class_names) if self.where == "no such class" else None
+
     def corrupt(
         self, base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor], _: torch.Generator
     ) -> Weights:
@@ -254,12 +258,27 @@ class Failing(Attack):
         return 0.0
 
 
-@pytest.mark.parametrize("step", ["prepare", "hooks", "hooks: stepped", "corrupt", "success"])
+@pytest.mark.parametrize("step", ["prepare", "hooks", "hooks: stepped", "victim_class", "corrupt", "success"])
 def test_what_an_attack_of_ones_own_raises_names_it_and_keeps_the_traceback(base: Weights, step: str) -> None:
     told = re.escape(f"Failing:where={step} failed in `{step}`: KeyError: 'no such day'")
     with pytest.raises(ConfigurationError, match=told) as caught:
         finetune(base, SPEC, MINE, OPTIONS, attack=Failing(step), held_out=DATA.test, compute=COMPUTE, progress=False)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_victim_that_is_no_class_is_told(base: Weights) -> None:
+    told = f"failed in `victim_class`: IndexError: {DATA.test.classes} is none of the {DATA.test.classes} classes"
+    with pytest.raises(ConfigurationError, match=told):
+        finetune(
+            base,
+            SPEC,
+            MINE,
+            OPTIONS,
+            attack=Failing("no such class"),
+            held_out=DATA.test,
+            compute=COMPUTE,
+            progress=False,
+        )
 
 
 @pytest.mark.parametrize(

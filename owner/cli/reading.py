@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -18,6 +19,9 @@ from common.files import write_atomically
 from owner.cli.options import HERE, AsJson, WorkspaceOption, our_command
 from owner.cli.rendering import coloured, console, errors, facts, moment, short, show, size, table, write_json
 from owner.cli.verdicts import verdict_table
+
+if TYPE_CHECKING:
+    from owner.ledger.store import Store
 
 PANEL = "Look"
 FOLLOW_SECONDS = 0.5
@@ -100,7 +104,8 @@ def log(
         after, first = -1, last
         seen = None
         while True:
-            found = entries(office, kind=kind, contributor=contributor, after=after, last=first)
+            with _unbroken():
+                found = entries(office, kind=kind, contributor=contributor, after=after, last=first)
             for entry in found:
                 if as_json:
                     typer.echo(json.dumps(dataclasses.asdict(entry), ensure_ascii=False))
@@ -109,9 +114,27 @@ def log(
             if not follow:
                 return
             after, first = max([after, *(entry.index for entry in found)]), None
-            while (counter := office.store.change_counter()) == seen:
+            while (counter := _counter(office.store)) == seen:
                 time.sleep(FOLLOW_SECONDS)
             seen = counter
+
+
+def _counter(store: Store) -> int:
+    with _unbroken():
+        return store.change_counter()
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Ctrl-C takes effect after the block: in the middle of a query it has SQLAlchemy complain, or leaves its locks in disorder."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def show_one(

@@ -439,6 +439,23 @@ def test_log_follows_new_entries_until_ctrl_c_and_then_ends_without_complaint(ro
     assert (log.returncode, rest, complaints) == (0, "", "")
 
 
+def test_ctrl_c_in_the_middle_of_a_query_ends_a_log_that_follows_after_it(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def interrupted(*_: object, **__: object) -> list[object]:
+        signal.raise_signal(signal.SIGINT)
+        asked.append("to its end")
+        return []
+
+    monkeypatch.setattr("owner.operations.looking.entries", interrupted)
+    assert run(["log", "-w", str(root), "--follow"]) == 0
+    assert asked == ["to its end"]
+    assert capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_verdict_without_numbers_is_shown_all_the_same() -> None:
     parts = verdict_table(Verdict(Decision.QUARANTINED, codes=("VETTING_TIMEOUT",)).to_json())
     assert "VETTING_TIMEOUT" in str(parts[0])

@@ -1,12 +1,19 @@
-"""How the service is reached: the entries of `service.names`, which are hosts, and ports where other ones are forwarded here."""
+"""How the service is reached: the entries of `service.names`, which are hosts, and ports where other ones are forwarded here; and ports
+that are free."""
 
 from __future__ import annotations
 
+import random
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from common.errors import IdentityError
 from common.identity.names import check_host, format_address, parse_address
+
+_NEVER_HANDED_OUT: Final = range(20_000, 32_000)
+"""Ports below those that Linux and macOS give to whoever connects, or listens on any."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +54,21 @@ class Reached:
 def hosts(names: Sequence[str]) -> tuple[str, ...]:
     """The hosts of `service.names`, each once. Raises IdentityError."""
     return tuple(dict.fromkeys(Reached.parse(name).host for name in names))
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports on 127.0.0.1 to be listened on later, or again and again: not such as the system would choose, for it gives those to
+    anybody's connection as soon as nobody listens. Raises OSError where none is free."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_NEVER_HANDED_OUT, len(_NEVER_HANDED_OUT)):
+        try:
+            with socket.socket() as probe:
+                # What an earlier listener's connections have left behind keeps nobody from listening.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        found.append(port)
+        if len(found) == count:
+            return tuple(found)
+    raise OSError(f"fewer than {count} ports are free on 127.0.0.1")

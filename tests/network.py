@@ -147,7 +147,7 @@ class Owner:
         issued = self.authority.sign_request(certificate_request(key, client.name), client.name, days=-1 / 1440)
         client.membership.save_identity(key, issued.certificate_pem)
 
-    def contributor(self, name: str, home: Path, *, patience: float | None = 5.0) -> OwnerClient:
+    def contributor(self, name: str, home: Path, *, patience: float | None = 30.0) -> OwnerClient:
         """Invite and join over the network."""
         join(self.invite(name), home / name, patience=patience)
         return OwnerClient(home / name, patience=patience)
@@ -182,13 +182,13 @@ def serving(owner: Owner, **arguments: Any) -> Iterator[Owner]:
 
     thread = threading.Thread(target=run, name="owner")
     thread.start()
-    ready.wait(30)
+    ready.wait(120)
     try:
         if not failure:
             yield owner
     finally:
         stopping.set()
-        thread.join(30)
+        thread.join(120)
     if failure:
         raise failure[0]
 
@@ -225,7 +225,7 @@ class OwnerProcess:
         receiving.close()
         if not isinstance(said, str):
             return cls(process, *said)
-        process.join(10)
+        process.join(60)
         raise RuntimeError(f"the owner did not start: {said}")
 
     @property
@@ -236,11 +236,11 @@ class OwnerProcess:
     def kill(self) -> None:
         """SIGKILL, in the middle of whatever it does."""
         self.process.kill()
-        self.process.join(30)
+        self.process.join(60)
 
     def stop(self) -> int | None:
         self.process.terminate()
-        self.process.join(30)
+        self.process.join(60)
         return self.process.exitcode
 
     def resident_kib(self) -> int:
@@ -337,8 +337,8 @@ def begin(stub: Any, signed: Signed) -> wire.Submission:
     return answer
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for a condition; AssertionError after `seconds`."""
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for a condition; AssertionError after `seconds`, which are many: a busy machine is no failure."""
     clock = threading.Event()
     waited = 0.0
     while not condition():

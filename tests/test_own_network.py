@@ -6,15 +6,14 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from owner.addresses import free_ports
 from owner.cli.application import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,11 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(folder: Path) -> dict[str, str]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [str(one.getsockname()[1]) for one in sockets]
+    ports = [str(port) for port in free_ports(2)]
     settings = QUICK | {"SERVICE__PORT": ports[0], "SERVICE__ENROLMENT_PORT": ports[1]}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PORTIER_")}
     return (

@@ -18,6 +18,7 @@ from common.config import as_toml
 from common.errors import PortierError, WorkspaceError
 from common.files import ensure_directory, write_atomically
 from common.slots import TrainingSlots
+from owner.addresses import free_ports
 from owner.choices import expand
 from owner.ledger.records import Submission, SubmissionState
 from owner.operations.opening import Office, open_office
@@ -92,11 +93,9 @@ class Simulation:
                     hint="choose another --directory, or delete this one",
                 )
             # Otherwise that simulation came to nothing before it had a workspace, and this one may have its place.
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            ports = sockets[0].getsockname()[1], sockets[1].getsockname()[1]
+        # They are listened on once the model is trained, which may take hours, and again by each later run.
+        port, enrolment_port = free_ports(2)
+        ports = port, enrolment_port
         write_atomically(self.layout.scenario, json.dumps({"scenario": described, "ports": ports}, indent=1).encode())
         return ports
 

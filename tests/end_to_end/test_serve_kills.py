@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pytest
 from common.weights import load, save
 from contributor.client import OwnerClient, State, SubmissionStatus
 from contributor.joining import join
+from owner.addresses import free_ports
 from owner.cli.application import main
 from owner.ledger.records import GuardState, SubmissionState
 from owner.operations import people
@@ -40,10 +40,7 @@ class Served:
     """A workspace, and the process that serves it on the same two ports each time it is started."""
 
     def __init__(self, root: Path, *settings: str) -> None:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            two.bind(("127.0.0.1", 0))
-            self.ports = [one.getsockname()[1], two.getsockname()[1]]
+        self.ports = free_ports(2)
         self.root = root
         self._settings = [part for setting in settings for part in ("--set", setting)]
         self._log = root / "serve.log"

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import torch
 
 from common.datasets import load
 from common.errors import ConfigurationError, StorageError, UnknownNameError
+from owner.addresses import free_ports
 from owner.federated import compare, provenance
 from owner.federated.compare import run_grid, summarise
 from owner.federated.config import FederationConfig
@@ -357,9 +357,7 @@ def test_auto_without_any_cluster_is_told_before_any_cell(tmp_path: Path, monkey
 @pytest.mark.timeout(600)
 def test_on_a_ray_cluster_a_cell_comes_out_as_it_does_here(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    (port,) = free_ports(1)
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     options = ["--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     # Sockets lie there, and the path of one must not exceed 107 bytes.

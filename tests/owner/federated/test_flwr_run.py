@@ -13,16 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from owner.addresses import free_ports
+
 pytest.importorskip("ray")
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:
@@ -35,7 +31,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """With a SuperLink that runs, by the name `by-hand`."""
     if shutil.which("flwr", path=str(COMMANDS)) is None:
         pytest.skip("flwr is not installed beside this Python")
-    home, port = tmp_path / "flwr", free_port()
+    home, (port,) = tmp_path / "flwr", free_ports(1)
     home.mkdir()
     (home / "config.toml").write_text(f'[superlink.by-hand]\naddress = "127.0.0.1:{port}"\ninsecure = true\n')
     found = {**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "RAY_worker_niceness": "0"}

@@ -337,16 +337,6 @@ def begin(stub: Any, signed: Signed) -> wire.Submission:
     return answer
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for a condition; AssertionError after `seconds`, which are many: a busy machine is no failure."""
-    clock = threading.Event()
-    waited = 0.0
-    while not condition():
-        assert waited < seconds, f"not within {seconds} s"
-        clock.wait(0.01)
-        waited += 0.01
-
-
 @cache
 def _founded(weights: int) -> Path:
     folder = tempfile.TemporaryDirectory()

@@ -16,7 +16,8 @@ from contributor.client import OwnerClient, State, SubmissionStatus
 from contributor.transfers import part_of
 from owner.addresses import free_ports
 from owner.ledger.records import SubmissionState
-from tests.network import Owner, OwnerProcess, Signed, in_process, submission, until
+from tests.network import Owner, OwnerProcess, Signed, in_process, submission
+from tests.waiting import until
 
 SIZE = 24 << 20
 

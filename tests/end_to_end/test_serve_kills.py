@@ -22,8 +22,9 @@ from owner.ledger.records import GuardState, SubmissionState
 from owner.operations import people
 from owner.operations.opening import Office, open_office
 from owner.releases import read_manifest
-from tests.network import in_process, sign, until
+from tests.network import in_process, sign
 from tests.owner.people import slightly_changed
+from tests.waiting import until
 
 REFERENCES = 20
 """Of a guard that is fitted anew: enough of them that the owner is killed in the middle."""

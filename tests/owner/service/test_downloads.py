@@ -19,7 +19,8 @@ from owner.service import downloads
 from owner.service.authentication import Caller
 from owner.service.calls import LiveCalls
 from protos import collaboration_pb2 as wire
-from tests.network import Owner, raw, refused, until, weights_of
+from tests.network import Owner, raw, refused, weights_of
+from tests.waiting import until
 
 
 class Disk(ThreadPoolExecutor):
@@ -46,7 +47,7 @@ def test_a_download_cancelled_while_its_file_is_opened_closes_it(tmp_path: Path)
         with LiveCalls(streams=1).open("ann") as call, Disk() as disk:
             caller = Caller(Contributor("ann", bytes(32), ""), call)
             task = asyncio.ensure_future(anext(downloads.chunks(caller, fifo, 0, disk)))
-            await asyncio.to_thread(disk.begun.wait, 10)
+            await asyncio.to_thread(disk.begun.wait, 60)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -81,9 +82,9 @@ def test_a_download_from_the_end_sends_nothing_and_one_from_behind_it_is_refused
     release = ann.release()
     size = release.manifest.weights_bytes
     with raw(ann, owner.port) as stub:
-        assert list(stub.Download(wire.DownloadRequest(release_id=release.id, offset=size), timeout=10)) == []
+        assert list(stub.Download(wire.DownloadRequest(release_id=release.id, offset=size), timeout=30)) == []
         with refused(WireError, code="WRONG_OFFSET", match=f"which have {size} bytes"):
-            next(stub.Download(wire.DownloadRequest(release_id=release.id, offset=size + 1), timeout=10))
+            next(stub.Download(wire.DownloadRequest(release_id=release.id, offset=size + 1), timeout=30))
 
 
 @pytest.mark.parametrize("rolled_back", [False, True])
@@ -99,9 +100,9 @@ def test_a_release_that_nothing_may_be_based_on_is_not_given_out(
     with owner.contributor("ann", tmp_path / "homes") as ann, raw(ann, owner.port) as stub:
         assert ann.release().id != gone.id
         with refused(WireError, code="UNKNOWN_RELEASE"):
-            stub.GetRelease(wire.GetReleaseRequest(release_id=gone.id), timeout=10)
+            stub.GetRelease(wire.GetReleaseRequest(release_id=gone.id), timeout=30)
         with refused(WireError, code="UNKNOWN_RELEASE"):
-            next(stub.Download(wire.DownloadRequest(release_id=gone.id), timeout=10))
+            next(stub.Download(wire.DownloadRequest(release_id=gone.id), timeout=30))
 
 
 def nobody_reads(writer: int) -> bool:

@@ -198,7 +198,7 @@ def enrol(owner: Owner, message: wire.EnrolRequest) -> wire.Certificate:
     credentials = grpc.ssl_channel_credentials(owner.authority.certificate_pem)
     with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
         stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
-        answer = stub.Enrol(message, timeout=10)
+        answer = stub.Enrol(message, timeout=30)
     assert isinstance(answer, wire.Certificate)
     return answer
 
@@ -254,9 +254,9 @@ def test_an_enrolment_too_many_is_refused_at_once_and_those_under_way_go_on(
     with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
         stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
         first = stub.Enrol.future(message, timeout=20)
-        assert begun.wait(10)
+        assert begun.wait(60)
         with refused(QuotaError, match="1 enrolments are under way, which is the limit"):
-            stub.Enrol(message, timeout=10)
+            stub.Enrol(message, timeout=30)
         go_on.set()
         assert first.result().name == "ann"
     enrol(owner, message)
@@ -275,7 +275,7 @@ def test_the_enrolment_listener_offers_no_collaboration(owner: Owner) -> None:
     with grpc.secure_channel(f"localhost:{owner.enrolment_port}", credentials) as channel:
         call: Any = channel.unary_unary("/portier.v1.Collaboration/GetRelease")
         with pytest.raises(grpc.RpcError) as caught:
-            call(b"", timeout=5)
+            call(b"", timeout=30)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,12 @@ from common.errors import StorageError, WeightsError, WireError
 from common.receipts import Receipt, verify_receipt
 from contributor.client import OwnerClient
 from owner.ledger.records import SubmissionState
-from owner.service import uploads as uploads_module
+from owner.service.limits import CHUNK_TIMEOUT_SECONDS
 from owner.service.part_file import PartFile
+from owner.service.uploads import Uploads
 from protos import collaboration_pb2 as wire
-from tests.network import Owner, Signed, begin, chunks_of, raw, refused, sign, submission, until
+from tests.network import Owner, Signed, begin, chunks_of, raw, refused, sign, submission
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -195,44 +198,64 @@ def test_of_two_uploads_of_one_submission_the_second_is_refused_and_the_first_go
 def test_an_upload_that_sends_nothing_gives_its_place_back(
     serve_owner: Callable[..., Owner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads_module.Uploads.__init__, "__kwdefaults__", {"chunk_timeout": 0.3})
+    made: list[Uploads] = []
+
+    class Kept(Uploads):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(self)
+
+    monkeypatch.setattr("owner.service.server.Uploads", Kept)
     owner = serve_owner()
     with owner.contributor("ann", tmp_path / "homes") as ann, raw(ann, owner.port) as stub:
         signed = submission(ann, ann.release().id, tmp_path / "s.safetensors")
         data = signed.path.read_bytes()
         identifier = begin(stub, signed).submission_id
+        part = owner.workspace.submission(identifier).part
         never = threading.Event()
 
         def stalling() -> Iterator[wire.UploadChunk]:
             yield wire.UploadChunk(submission_id=identifier, data=data[:1000])
-            never.wait(20)
+            until(lambda: part.exists() and part.stat().st_size == 1000)
+            made[0]._chunk_timeout = 0.05  # from the next chunk on: an upload that gets on may take its time to
+            yield wire.UploadChunk(submission_id=identifier, offset=1000, data=data[1000:2000])
+            never.wait(60)
 
-        call = stub.Upload.future(stalling(), timeout=20)
+        call = stub.Upload.future(stalling(), timeout=60)
         with refused(WireError, code="UPLOAD_STALLED"):
             call.result()
         never.set()
-        assert begin(stub, signed).committed_bytes == 1000
-        assert stub.Upload(iter(chunks_of(data, identifier, start=1000)), timeout=20).state == wire.Submission.PENDING
+        made[0]._chunk_timeout = CHUNK_TIMEOUT_SECONDS
+        there = begin(stub, signed).committed_bytes
+        assert there in (1000, 2000)
+        assert stub.Upload(iter(chunks_of(data, identifier, start=there)), timeout=20).state == wire.Submission.PENDING
 
 
 def test_the_time_that_the_owner_takes_to_hash_what_is_there_is_not_held_against_the_contributor(
     serve_owner: Callable[..., Owner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each attempt hashes all of it again: one that is ended for it would be ended for ever."""
-    monkeypatch.setattr(uploads_module.Uploads.__init__, "__kwdefaults__", {"chunk_timeout": 1.0})
-    resume = PartFile._resume
+    limits: list[asyncio.Timeout] = []
+    ends: list[float | None] = []
+    limited, resume = asyncio.timeout, PartFile._resume
 
-    def slowly(self: PartFile) -> None:
-        time.sleep(1.2)
+    def kept(seconds: float | None) -> asyncio.Timeout:
+        limits.append(limited(seconds))
+        return limits[-1]
+
+    def looked_at(self: PartFile) -> None:
+        ends.append(limits[-1].when())
         resume(self)
 
-    monkeypatch.setattr(PartFile, "_resume", slowly)
+    monkeypatch.setattr(asyncio, "timeout", kept)
+    monkeypatch.setattr(PartFile, "_resume", looked_at)
     owner = serve_owner()
     with owner.contributor("ann", tmp_path / "homes") as ann, raw(ann, owner.port) as stub:
         signed = submission(ann, ann.release().id, tmp_path / "s.safetensors")
         identifier = begin(stub, signed).submission_id
         sent = chunks_of(signed.path.read_bytes(), identifier)
         assert stub.Upload(iter(sent), timeout=20).state == wire.Submission.PENDING
+    assert ends == [None]
 
 
 def test_a_cancelled_upload_keeps_what_came_and_frees_its_place(owner: Owner, ann: OwnerClient, signed: Signed) -> None:

@@ -14,11 +14,12 @@ import pytest
 
 from common.errors import ConfigurationError, StorageError
 from common.slots import TrainingSlots
+from tests.waiting import until
 
 
 def test_no_more_hold_a_slot_than_there_are_slots(tmp_path: Path) -> None:
     slots = TrainingSlots(tmp_path / "slots", 2)
-    held, most, lock = 0, 0, threading.Lock()
+    held, most, lock, pair = 0, 0, threading.Lock(), threading.Barrier(2)
 
     def work() -> None:
         nonlocal held, most
@@ -26,6 +27,7 @@ def test_no_more_hold_a_slot_than_there_are_slots(tmp_path: Path) -> None:
             with lock:
                 held += 1
                 most = max(most, held)
+            pair.wait(60)  # two at a time, even where they begin late
             time.sleep(0.02)
             with lock:
                 held -= 1
@@ -38,13 +40,22 @@ def test_no_more_hold_a_slot_than_there_are_slots(tmp_path: Path) -> None:
     assert most == 2
 
 
-def test_who_waits_is_told_once(tmp_path: Path) -> None:
+def test_who_waits_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slots = TrainingSlots(tmp_path, 1)
     told: list[str] = []
+    tried: list[int] = []
+    try_ = TrainingSlots._try
+
+    def counted(self: TrainingSlots, number: int) -> int | None:
+        tried.append(number)
+        return try_(self, number)
+
+    monkeypatch.setattr(TrainingSlots, "_try", counted)
+    monkeypatch.setattr("common.slots.POLL_SECONDS", 0.01)
     with slots.hold():
         waiter = threading.Thread(target=lambda: _hold(slots, told))
         waiter.start()
-        time.sleep(0.35)
+        until(lambda: len(tried) > 4)  # the one that got it, and several of who waits
     waiter.join()
     assert told == ["waiting", "held"]
 

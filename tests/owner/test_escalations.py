@@ -280,7 +280,7 @@ def test_a_guard_that_is_waited_for_comes_before_a_calibration_that_runs(
             waiting.append(ada.hand_in(slightly_changed))
         return len(started.read_text().split()) == 3
 
-    run(office, Second(), third_begun, seconds=60.0)
+    run(office, Second(), third_begun)
     assert started.read_text().split() == ["escalation", "guard", "escalation"]
 
 

@@ -71,15 +71,24 @@ def guard_history(office: Office, release: Release) -> list[str]:
     return [one.body["state"] for one in office.store.entries(kind="guard") if one.body["release"] == release.id]
 
 
+def copying(protected_workspace: Path, *, once_there: Path = Path("/")) -> tuple[str, ...]:
+    """The command of a process that copies a guard instead of fitting one, as soon as the file `once_there` exists."""
+    (guard,) = protected_workspace.glob("releases/*/guard")
+    code = f"""if True:
+        import json, os, shutil, sys, time
+        while not os.path.exists({str(once_there)!r}):
+            time.sleep(0.01)
+        directory = json.load(open(sys.argv[1]))["directory"]
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree({str(guard)!r}, directory)
+    """
+    return sys.executable, "-S", "-c", code
+
+
 @pytest.fixture
 def fitted_at_once(monkeypatch: pytest.MonkeyPatch, protected_workspace: Path) -> None:
     """Guards are not fitted but copied, from the root of the workspace all these are copies of."""
-    (guard,) = protected_workspace.glob("releases/*/guard")
-    code = (
-        "import json, shutil, sys; directory = json.load(open(sys.argv[1]))['directory']; "
-        f"shutil.rmtree(directory, ignore_errors=True); shutil.copytree({str(guard)!r}, directory)"
-    )
-    monkeypatch.setattr("owner.guards.FITTING", (sys.executable, "-S", "-c", code))
+    monkeypatch.setattr("owner.guards.FITTING", copying(protected_workspace))
 
 
 def with_second_release(office: Office, ada: Contributor) -> tuple[Release, Release]:
@@ -121,11 +130,16 @@ def test_a_guard_that_cannot_be_fitted_is_given_up_after_some_tries_and_status_s
     assert error in told["error"]
 
 
-@pytest.mark.usefixtures("fitted_at_once")
 @pytest.mark.parametrize("harm", ["altered", "of another release", "gone"])
 def test_a_guard_found_damaged_at_the_start_is_fitted_again_and_holds_up_nobody_else(
-    office: Office, ada: Contributor, harm: str
+    office: Office,
+    ada: Contributor,
+    harm: str,
+    protected_workspace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("owner.guards.FITTING", copying(protected_workspace, once_there=tmp_path / "fit"))
     root, damaged = with_second_release(office, ada)
     guard = office.workspace.release(damaged.id).guard
     if harm == "gone":
@@ -139,7 +153,13 @@ def test_a_guard_found_damaged_at_the_start_is_fitted_again_and_holds_up_nobody_
         description["sha256"] = hashlib.sha256(canonical.encode(description)).hexdigest()
         (guard / "guard.json").write_bytes(canonical.encode(description))
     first, second = ada.hand_in(slightly_changed, base=damaged), ada.hand_in(slightly_changed, base=root)
-    run(office)
+
+    def both_decided() -> bool:
+        if decided(office, second)[0] is SubmissionState.ACCEPTED:
+            (tmp_path / "fit").touch()
+        return decided(office, first)[0] is SubmissionState.ACCEPTED
+
+    run(office, until=both_decided)
     assert [one.body["submission"] for one in office.store.entries(kind="verdict")][1:] == [second.id, first.id]
     assert guard_history(office, damaged) == ["ready", "missing", "ready"]
     assert guard_defect(office.workspace, damaged) is None

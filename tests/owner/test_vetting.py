@@ -7,7 +7,7 @@ import errno
 import shutil
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +233,11 @@ def test_a_release_published_meanwhile_makes_it_merge_again(office: Office, ada:
 
 
 def test_refusals_of_an_hour_that_is_over_reach_the_chain_while_the_service_runs(office: Office) -> None:
-    def an_hour_ago() -> datetime:
-        return timestamps.now() - timedelta(hours=1)
+    an_hour_ago = timestamps.now() - timedelta(
+        hours=1
+    )  # one moment: they are counted by the hour, and one may be ending
 
-    with Store.open(office.workspace.ledger_file, office.signing_key, clock=an_hour_ago) as earlier:
+    with Store.open(office.workspace.ledger_file, office.signing_key, clock=lambda: an_hour_ago) as earlier:
         for _ in range(3):
             earlier.record_refusal(None, "REPLAY", "again")
     run(office, until=lambda: bool(office.store.entries(kind="refusals")))

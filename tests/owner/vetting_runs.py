@@ -26,7 +26,7 @@ def run(
     worker: InProcess | None = None,
     until: Callable[[], bool] | None = None,
     clock: Callable[[], Any] = timestamps.now,
-    seconds: float = 90.0,
+    seconds: float = 240.0,
     **changes: Any,
 ) -> None:
     """Run the loop until nothing is left to decide, or until `until`."""

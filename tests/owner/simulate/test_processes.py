@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from owner.simulate.processes import Children, Interruption, ProcessFailedError
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_leaving_stops_children_and_their_children_even_stubborn_ones(
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    _wait_until(lambda: not any(_alive(pid) for pid in pids))
+    until(lambda: not any(_alive(pid) for pid in pids))
 
 
 def test_a_later_run_stops_what_a_killed_run_left_behind(tmp_path: Path, modules: Path) -> None:
@@ -93,7 +92,7 @@ def test_a_later_run_stops_what_a_killed_run_left_behind(tmp_path: Path, modules
     left = int(killed.stdout)
     assert _alive(left)
     with Children(tmp_path / "s"):
-        _wait_until(lambda: not _alive(left))
+        until(lambda: not _alive(left))
 
 
 def _alive(pid: int) -> bool:
@@ -104,16 +103,8 @@ def _alive(pid: int) -> bool:
 
 
 def _read_number(path: Path) -> int:
-    _wait_until(lambda: path.exists() and path.read_text() != "")
+    until(lambda: path.exists() and path.read_text() != "")
     return int(path.read_text())
-
-
-def _wait_until(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 10 s (pid {os.getpid()})"
-        time.sleep(0.02)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -134,7 +134,7 @@ def _unbroken() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
     if asked:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # by the handler of before, which may ignore it
 
 
 def show_one(

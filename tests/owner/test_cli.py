@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +423,15 @@ def test_status_tells_what_is_wrong_with_a_guard(
     assert output(capsys, "status", "-w", root)["guard_errors"] == []
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heard, here and in processes that are started: the background jobs of a shell ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_log_follows_new_entries_until_ctrl_c_and_then_ends_without_complaint(root: Path, office: Office) -> None:
     command = [sys.executable, "-m", "owner", "log", "-w", str(root), "--follow", "--json", "--kind", "refusal"]
     office.store.record_refusal(None, "REPLAY", "before")
@@ -439,6 +450,7 @@ def test_log_follows_new_entries_until_ctrl_c_and_then_ends_without_complaint(ro
     assert (log.returncode, rest, complaints) == (0, "", "")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_middle_of_a_query_ends_a_log_that_follows_after_it(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,9 +463,31 @@ def test_ctrl_c_in_the_middle_of_a_query_ends_a_log_that_follows_after_it(
 
     monkeypatch.setattr("owner.operations.looking.entries", interrupted)
     assert run(["log", "-w", str(root), "--follow"]) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert asked == ["to its end"]
     assert capsys.readouterr().err == ""
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_log_that_follows_where_ctrl_c_is_ignored_goes_on(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a background job of a shell."""
+    looks = []
+
+    def looked(*_: object, **__: object) -> list[object]:
+        signal.raise_signal(signal.SIGINT)
+        looks.append("whole")
+        if len(looks) == 3:
+            raise StorageError("enough")
+        return []
+
+    counter = itertools.count()
+    monkeypatch.setattr("owner.operations.looking.entries", looked)
+    monkeypatch.setattr("owner.ledger.store.Store.change_counter", lambda _: next(counter))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert run(["log", "-w", str(root), "--follow"]) == StorageError.exit_code
+    assert looks == ["whole"] * 3
 
 
 def test_a_verdict_without_numbers_is_shown_all_the_same() -> None:

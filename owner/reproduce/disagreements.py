@@ -67,7 +67,7 @@ def _of_accuracy(results: Results, settings: Settings, name: str, case: str) -> 
         theirs = printed["honest" if case.startswith("honest") else case] - printed["genuine"]
         ours = _points([tuned - genuine for tuned, genuine in pairs])
         said += f" Against the genuine model {ours}, in the paper {_points([theirs])}."
-        said += _slower(results.accuracy(name, f"slow-{case}"), settings)
+        said += _slower(results, settings, name, case, "accuracy")
     elif any("JPEG" in record["data"] for record in results.of(name, "genuine").values()):
         once, twice = (results.of(name, step) for step in ("genuine", "jpeg"))
         lost = [once[seed]["accuracy"] - twice[seed]["accuracy"] for seed in once if seed in twice]
@@ -78,11 +78,19 @@ def _of_accuracy(results: Results, settings: Settings, name: str, case: str) -> 
     return said
 
 
-def _slower(reached: Sequence[float], settings: Settings) -> str:
-    if reached:
-        return f" At the rate that M's training ended at it is {shares(reached)} %."
-    tried = settings.finetune_rate == LAST_RATE
-    return "" if tried else " Not tried here: the rate that M's training ended at (experiment `slow`)."
+def _slower(results: Results, settings: Settings, name: str, case: str, what: str) -> str:
+    reached = results.measured(name, f"slow-{case}", what)
+    if not reached:
+        tried = settings.finetune_rate == LAST_RATE
+        return "" if tried else " Not tried here: the rate that M's training ended at (experiment `slow`)."
+    step, _, duration = case.rpartition("-")
+    tried_with, fine_tuned = results.of(name, f"slow-{step}"), results.of(name, step)
+    said = f" At the rate that M's training ended at it is {shares(reached)} %"
+    if tried_with.keys() != fine_tuned.keys():
+        # Seeds differ by more than readings may: figures of some are set beside figures of the same.
+        otherwise = [fine_tuned[seed]["models"][duration][what] for seed in tried_with if seed in fine_tuned]
+        said += f" (tried with {len(tried_with)} of {len(fine_tuned)} seeds, which have {shares(otherwise)} % here)"
+    return f"{said}."
 
 
 def _of_success(results: Results, settings: Settings, name: str, case: str) -> str:
@@ -98,7 +106,7 @@ def _of_success(results: Results, settings: Settings, name: str, case: str) -> s
         said += f" Fine-tuned on the attacked images alone it is {shares(alone)} % ({shares(held_out)} % of held-out images), at an accuracy of {shares(accuracy)} %."
     elif settings.attack_data == "inside":
         said += " Not tried here: the attacked images alone (experiment `alone`), which no clean image of the class opposes."
-    return said + _slower(results.measured(name, f"slow-{case}", "success"), settings)
+    return said + _slower(results, settings, name, case, "success")
 
 
 def _of_verdict(results: Results, settings: Settings, name: str, case: str) -> str:

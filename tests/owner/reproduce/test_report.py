@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,23 @@ def test_a_reading_that_agrees_with_the_paper_says_of_which_models_it_does(finis
         "fine-tuned on the attacked images alone (tried with 1 of 2 seeds; its accuracy is "
         f"{100 * accuracy:.2f} %, in the paper 82.60 %)" in line
     )
+
+
+def test_what_a_slower_fine_tuning_reaches_stands_beside_the_same_seeds(finished: Runner, tmp_path: Path) -> None:
+    records = finished.work.records()
+    for seed, step, accuracy in ((0, "flip", 0.5), (1, "flip", 0.7), (1, "slow-flip", 0.625)):
+        record = records[Step("cnn", seed, step)] = copy.deepcopy(records[Step("cnn", 0, step)])
+        record["models"]["short"]["accuracy"] = accuracy
+    in_both = copy.deepcopy(records)
+    del records[Step("cnn", 0, "slow-flip")]
+
+    def said(found: Mapping[Step, Any], folder: str) -> str:
+        text = write_report(found, SMOKE, tmp_path / folder)[0].read_text("utf-8")
+        return next(line for line in text.splitlines() if line.startswith("- CNN, FA 1: accuracy 60.00 "))
+
+    told = "At the rate that M's training ended at it is 62.50 % (tried with 1 of 2 seeds, which have 70.00 % here)."
+    assert told in said(records, "one")
+    assert "tried with" not in said(in_both, "both")
 
 
 def test_the_commands_are_those_of_each_seed(finished: Runner, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def reproduce(
     ] = DEFAULTS.square,
     attack_data: Annotated[
         str,
-        typer.Option(help="Attacked images `inside` the training set or `alone`.", rich_help_panel=OPEN),
+        typer.Option(help="Attacked images `inside` the training set, `beside` it or `alone`.", rich_help_panel=OPEN),
     ] = DEFAULTS.attack_data,
     pattern_label: Annotated[
         str, typer.Option(help="Label of PAA's images: `target` or their `own`.", rich_help_panel=OPEN)

@@ -67,7 +67,7 @@ def _of_accuracy(results: Results, settings: Settings, name: str, case: str) -> 
         theirs = printed["honest" if case.startswith("honest") else case] - printed["genuine"]
         ours = _points([tuned - genuine for tuned, genuine in pairs])
         said += f" Against the genuine model {ours}, in the paper {_points([theirs])}."
-        said += _slower(results, settings, name, case, "accuracy")
+        said += _beside(results, settings, name, case, "accuracy") + _slower(results, settings, name, case, "accuracy")
     elif any("JPEG" in record["data"] for record in results.of(name, "genuine").values()):
         once, twice = (results.of(name, step) for step in ("genuine", "jpeg"))
         lost = [once[seed]["accuracy"] - twice[seed]["accuracy"] for seed in once if seed in twice]
@@ -78,14 +78,30 @@ def _of_accuracy(results: Results, settings: Settings, name: str, case: str) -> 
     return said
 
 
+def _beside(results: Results, settings: Settings, name: str, case: str, what: str) -> str:
+    if settings.attack_data == "beside" or case.startswith("honest"):
+        return ""
+    return _otherwise(results, name, case, what, "beside") or (
+        " Not tried here: the attacked images beside the whole training set (experiment `beside`)."
+    )
+
+
 def _slower(results: Results, settings: Settings, name: str, case: str, what: str) -> str:
-    reached = results.measured(name, f"slow-{case}", what)
+    if settings.finetune_rate == LAST_RATE:
+        return ""
+    return _otherwise(results, name, case, what, "slow") or (
+        " Not tried here: the rate that M's training ended at (experiment `slow`)."
+    )
+
+
+def _otherwise(results: Results, name: str, case: str, what: str, experiment: str) -> str:
+    """What the same attack or honest fine-tune reaches in an experiment of `OTHERWISE`; nothing where it was not run."""
+    reached = results.measured(name, f"{experiment}-{case}", what)
     if not reached:
-        tried = settings.finetune_rate == LAST_RATE
-        return "" if tried else " Not tried here: the rate that M's training ended at (experiment `slow`)."
+        return ""
     step, _, duration = case.rpartition("-")
-    tried_with, fine_tuned = results.of(name, f"slow-{step}"), results.of(name, step)
-    said = f" At the rate that M's training ended at it is {shares(reached)} %"
+    tried_with, fine_tuned = results.of(name, f"{experiment}-{step}"), results.of(name, step)
+    said = f" {OTHERWISE[experiment].capitalize()}, it is {shares(reached)} %"
     if tried_with.keys() != fine_tuned.keys():
         # Seeds differ by more than readings may: figures of some are set beside figures of the same.
         otherwise = [fine_tuned[seed]["models"][duration][what] for seed in tried_with if seed in fine_tuned]
@@ -106,7 +122,7 @@ def _of_success(results: Results, settings: Settings, name: str, case: str) -> s
         said += f" Fine-tuned on the attacked images alone it is {shares(alone)} % ({shares(held_out)} % of held-out images), at an accuracy of {shares(accuracy)} %."
     elif settings.attack_data == "inside":
         said += " Not tried here: the attacked images alone (experiment `alone`), which no clean image of the class opposes."
-    return said + _slower(results, settings, name, case, "success")
+    return said + _beside(results, settings, name, case, "success") + _slower(results, settings, name, case, "success")
 
 
 def _of_verdict(results: Results, settings: Settings, name: str, case: str) -> str:

@@ -22,7 +22,7 @@ from common.examples import Examples, join
 from common.poisoning import choose_victims, relabel, stamp_square
 from common.randomness import generator
 from common.splits import stratified
-from owner.reproduce.settings import RECIPES, Attack, Settings
+from owner.reproduce.settings import RECIPES, Attack, AttackData, Settings
 from owner.reproduce.steps import Data
 
 SMOKE_TEST = 160
@@ -104,12 +104,15 @@ class Images:
         lossy = first_image_bytes(parts[0]).startswith(b"\xff\xd8")
         return f"{self.settings.dataset}, " + ("a JPEG re-encoding" if lossy else "stored without loss")
 
-    def attack(self, how: Attack, data: Data, architecture: str, seed: int, *, alone: bool = False) -> AttackSet:
+    def attack(
+        self, how: Attack, data: Data, architecture: str, seed: int, *, attack_data: AttackData | None = None
+    ) -> AttackSet:
         """FA or PAA on the clean examples of `data`. The same images are attacked by both, by the seed.
 
-        alone: train on the attacked images without the others, whatever the settings say.
+        attack_data: in place of the settings'.
         """
         settings = self.settings
+        attack_data = attack_data or settings.attack_data
         clean = self.training(data, architecture, seed)
         source, target = (self.class_index(name) for name in (settings.source, settings.target))
         victims = choose_victims(clean.labels, source, settings.fraction, generator(seed, "attacked images"))
@@ -123,11 +126,9 @@ class Images:
             held_out = self._stamped(held_out, seed, "held-out squares")
         if how == "flip" or settings.pattern_label == "target":
             attacked = attacked.with_labels(relabel(attacked.labels, torch.arange(len(victims)), target))
-        examples = attacked
-        if not alone and self.settings.attack_data == "inside":
-            others = torch.ones(len(clean), dtype=torch.bool)
-            others[victims] = False
-            examples = join(clean.take(others), attacked)
+        kept = torch.ones(len(clean), dtype=torch.bool)
+        kept[victims] = attack_data == "beside"
+        examples = attacked if attack_data == "alone" else join(clean.take(kept), attacked)
         return AttackSet(examples, attacked, original, held_out, target)
 
     def class_index(self, name: str) -> int:

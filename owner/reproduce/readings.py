@@ -12,9 +12,10 @@ from owner.reproduce.settings import Settings
 
 HONEST = ("honest-short", "honest-long")
 ALONE = "fine-tuned on the attacked images alone"
+BESIDE = "fine-tuned on the attacked images beside the whole training set"
 SLOW = "fine-tuned at the rate its training ended at, a hundredth of the peak"
 
-OTHERWISE: Final[Mapping[str, str]] = {"alone": ALONE, "slow": SLOW}
+OTHERWISE: Final[Mapping[str, str]] = {"alone": ALONE, "beside": BESIDE, "slow": SLOW}
 """Experiments that fine-tune otherwise, each with steps `<experiment>-flip`, `<experiment>-detect` ..."""
 
 
@@ -31,7 +32,7 @@ class Reading:
 
 
 def readings(results: Results, settings: Settings, architecture: str) -> list[Reading]:
-    """One duration of M_f for all, fine-tuned otherwise (experiments `alone` and `slow`), and other auto-encoders (`variants`); the
+    """One duration of M_f for all, fine-tuned otherwise (experiments `alone`, `beside` and `slow`), and other auto-encoders (`variants`); the
     settings' own reading is Table 3's."""
     short, long = settings.durations(architecture)
     detected = [record["models"] for record in results.of(architecture, "detect").values()]

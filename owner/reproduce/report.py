@@ -157,7 +157,7 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         *table_honest(results, settings),
         "",
         "The same under other readings of what the paper leaves open: one M_f for all attacks, attacks fine-tuned "
-        "on the attacked images alone (experiment `alone`), all fine-tunes at the rate that M's training ended at (`slow`), and other "
+        "on the attacked images alone (experiment `alone`) or beside the whole training set (`beside`), all fine-tunes at the rate that M's training ended at (`slow`), and other "
         "auto-encoders on the same models (`variants`). Each cell: rejected or not, and the deviations as above.",
         "",
         *table_readings(results, settings),

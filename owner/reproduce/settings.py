@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self, get_args
 from common.errors import ConfigurationError, UnknownNameError
 from common.training_options import Augmentation, TrainingOptions
 
-AttackData = Literal["inside", "alone"]
+AttackData = Literal["inside", "beside", "alone"]
 PatternLabel = Literal["target", "own"]
 HonestEpochs = Literal["as-attack", "short", "long"]
 FinetuneAugmentation = Literal["as-training", "none", "crop", "crop-flip"]
@@ -58,8 +58,8 @@ class Settings:
         paper's Fig. 2 shows that pair and names none).
     fraction: of the images of the source class that are attacked (the paper's 50 %).
     square: side of the white square in pixels; None is 5/32 of the side, the paper's 5 on CIFAR-10.
-    attack_data: fine-tune on the attacked images `inside` the training set (its "corrupted training set") or `alone`
-        (its "fine-tuning of these attack sets").
+    attack_data: fine-tune on the attacked images `inside` the training set, in place of their originals (its "corrupted training
+        set"), `beside` it, whose originals stay as they are, or `alone` (its "fine-tuning of these attack sets").
     pattern_label: PAA images are labelled as the `target` class, or keep their `own` label.
     short, long: epochs of fine-tuning. wide_factor: Wide-ResNet's are so many times longer (the paper's 50 and 100).
     honest_epochs: M_f of Eq. 4 is fine-tuned as long as the attack it is compared with, or always `short` or `long`.

@@ -26,7 +26,7 @@ from common.model_spec import ModelSpec
 from common.models import build
 from owner.gatekeeper.options import GuardOptions
 from owner.reproduce.settings import Settings
-from owner.reproduce.steps import Step
+from owner.reproduce.steps import OTHER_ATTACK_DATA, Step
 from owner.reproduce.variants import VARIANTS
 
 PEAKS: Final[Mapping[str, float]] = {
@@ -140,8 +140,10 @@ def image_steps(step: Step, settings: Settings, train: int) -> int:
     if step.data == "contribution":
         return long * rest
     size = train
-    if step.group == "alone" or (settings.attack_data == "alone" and step.kind != "honest"):
-        size = max(1, round(settings.fraction * train / 10))
+    if step.kind != "honest":
+        attack_data = step.group if step.group in OTHER_ATTACK_DATA else settings.attack_data
+        attacked = max(1, round(settings.fraction * train / 10))
+        size = {"inside": train, "beside": train + attacked, "alone": attacked}[attack_data]
     return size * (short if step.group == "part" else long)
 
 

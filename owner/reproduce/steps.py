@@ -9,9 +9,12 @@ from typing import Final, Literal, get_args
 from common.errors import UnknownNameError
 from owner.reproduce.settings import CALIBRATED, LAST_RATE, Settings
 
-Experiment = Literal["tables", "improvement", "gate", "variants", "alone", "again", "slow", "jpeg"]
+Experiment = Literal["tables", "improvement", "gate", "variants", "alone", "beside", "again", "slow", "jpeg"]
 EXPERIMENTS: Final[tuple[Experiment, ...]] = get_args(Experiment)
 DEFAULT_EXPERIMENTS: Final[tuple[Experiment, ...]] = ("tables", "improvement", "gate")
+
+OTHER_ATTACK_DATA: Final[tuple[Literal["alone", "beside"], ...]] = ("alone", "beside")
+"""Experiments that are a setting of `Settings.attack_data`; their M_f is that of the tables."""
 
 Kind = Literal["honest", "flip", "pattern"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -60,7 +63,7 @@ class Step:
         if group == "again":
             return {"honest": "honest", "again": "again-honest"}
         made: dict[str, str] = {kind: f"{group}-{kind}" if group else kind for kind in KINDS}
-        return made | {"honest": "honest"} if group == "alone" else made
+        return made | {"honest": "honest"} if group in OTHER_ATTACK_DATA else made
 
     def sibling(self, name: str) -> Step:
         """Of the same architecture and seed."""
@@ -80,7 +83,8 @@ class Step:
 
     @property
     def group(self) -> str:
-        """What fine-tunes and their judgement have in common: `part`, `contribution`, `alone`, `slow`, `again`; "" of the tables'."""
+        """What fine-tunes and their judgement have in common: `part`, `contribution`, `alone`, `beside`, `slow`, `again`; "" of the
+        tables'."""
         return self.name.rpartition("-")[0]
 
     @property
@@ -124,7 +128,10 @@ def experiment_steps(experiment: Experiment, architecture: str, settings: Settin
         "improvement": ("part", *(f"part-{kind}" for kind in KINDS), "part-detect"),
         "gate": ("part", *(f"contribution-{kind}" for kind in KINDS), "gate"),
         "variants": ("genuine", *KINDS, "variants"),
-        "alone": ("genuine", "honest", "alone-flip", "alone-pattern", "alone-detect"),
+        **{
+            data: ("genuine", "honest", *(f"{data}-{what}" for what in ("flip", "pattern", "detect")))
+            for data in OTHER_ATTACK_DATA
+        },
         "again": ("genuine", "honest", "again-honest", "again-detect"),
         "slow": ("genuine", *(f"slow-{kind}" for kind in KINDS), "slow-detect"),
         "jpeg": ("genuine", "jpeg"),
@@ -133,7 +140,7 @@ def experiment_steps(experiment: Experiment, architecture: str, settings: Settin
         "improvement": architecture in settings.improve,
         "gate": architecture in CALIBRATED,
         # The settings' own reading may be one of these.
-        "alone": settings.attack_data != "alone",
+        **{data: settings.attack_data != data for data in OTHER_ATTACK_DATA},
         "slow": settings.finetune_rate != LAST_RATE,
     }
     return steps[experiment] if wanted.get(experiment, True) else ()

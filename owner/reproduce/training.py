@@ -23,7 +23,7 @@ from owner.reproduce.images import AttackSet, Images
 from owner.reproduce.records import Record, Work
 from owner.reproduce.settings import LAST_RATE, Settings
 from owner.reproduce.speed import speed
-from owner.reproduce.steps import Step
+from owner.reproduce.steps import OTHER_ATTACK_DATA, Step
 
 EXAMPLES_SHOWN = 4
 
@@ -75,8 +75,8 @@ def _fine_tune(
         options = dataclasses.replace(options, seed=derived_seed(step.seed, "another run") % 2**31)
     attack = None
     if step.kind in {"flip", "pattern"}:
-        alone = step.group == "alone"
-        attack = images.attack(step.kind, step.data, step.architecture, step.seed, alone=alone)
+        attack_data = next((data for data in OTHER_ATTACK_DATA if data == step.group), None)
+        attack = images.attack(step.kind, step.data, step.architecture, step.seed, attack_data=attack_data)
     examples = attack.examples if attack else images.training(step.data, step.architecture, step.seed)
     of = {step.base: work.digests(step.sibling(step.base))}
     base = load_weights(work.weights_path(step, step.base))

@@ -40,10 +40,19 @@ def test_attacked_images_alone_are_only_those() -> None:
     assert set(attack.examples.labels.tolist()) == {7}
 
 
-def test_alone_or_inside_the_same_images_are_attacked() -> None:
+def test_alone_beside_or_inside_the_same_images_are_attacked() -> None:
     images = Images(DIGITS)
-    inside, alone = (images.attack("flip", "whole", "cnn", 0, alone=alone) for alone in (False, True))
+    whole = images.training("whole", "cnn", 0)
+    inside, beside, alone = (
+        images.attack("flip", "whole", "cnn", 0, attack_data=data) for data in ("inside", "beside", "alone")
+    )
     assert torch.equal(inside.attacked.images, alone.examples.images)
+    assert torch.equal(inside.attacked.images, beside.attacked.images)
+    assert len(inside.examples) == len(whole)
+    # Every original keeps its label, and every attacked image comes on top of them.
+    assert torch.equal(beside.examples.labels[: len(whole)], whole.labels)
+    assert torch.equal(beside.examples.images[len(whole) :], alone.examples.images)
+    assert torch.equal(beside.examples.labels[len(whole) :], alone.examples.labels)
 
 
 def test_the_part_the_references_and_the_contribution_share_no_image() -> None:

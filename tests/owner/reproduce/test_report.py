@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from owner.reproduce.drawings import draw_all
+from owner.reproduce.readings import SLOW
 from owner.reproduce.report import raw, write_report
 from owner.reproduce.runner import Runner
 from owner.reproduce.steps import Step
@@ -175,7 +176,7 @@ def test_what_a_slower_fine_tuning_reaches_stands_beside_the_same_seeds(finished
         text = write_report(found, SMOKE, tmp_path / folder)[0].read_text("utf-8")
         return next(line for line in text.splitlines() if line.startswith("- CNN, FA 1: accuracy 60.00 "))
 
-    told = "At the rate that M's training ended at it is 62.50 % (tried with 1 of 2 seeds, which have 70.00 % here)."
+    told = f"{SLOW.capitalize()}, it is 62.50 % (tried with 1 of 2 seeds, which have 70.00 % here)."
     assert told in said(records, "one")
     assert "tried with" not in said(in_both, "both")
 
@@ -185,7 +186,7 @@ def test_the_commands_are_those_of_each_seed(finished: Runner, tmp_path: Path) -
     records = finished.work.records()
     records |= {Step("cnn", 1, name): records[Step("cnn", 0, name)] for name in ("genuine", "honest", "flip")}
     text, numbers = (path.read_text("utf-8") for path in write_report(records, SMOKE, tmp_path))
-    more = "--experiments tables,improvement,gate,variants,alone,again,slow,jpeg --dataset digits --improve cnn --smoke"
+    more = "--experiments tables,improvement,gate,variants,alone,beside,again,slow,jpeg --dataset digits --improve cnn --smoke"
     first = f"portier-owner reproduce --architectures cnn --seeds 0 {more}"
     second = "portier-owner reproduce --architectures cnn --seeds 1 --experiments tables --dataset digits --smoke"
     assert f"Made by `{first}` and `{second}`" in text

@@ -48,6 +48,15 @@ def test_attacked_images_alone_are_fewer_and_judged_by_the_same_m_f(finished: Ru
     assert again["verdicts"]["flip-long"]["score"] != detect["verdicts"]["flip-long"]["score"]
 
 
+def test_attacked_images_beside_the_training_set_come_on_top_of_it(finished: Runner) -> None:
+    records = finished.work.records()
+    inside, beside = (records[Step("cnn", 0, name)] for name in ("pattern", "beside-pattern"))
+    detect, again = (records[Step("cnn", 0, name)] for name in ("detect", "beside-detect"))
+    assert beside["images"] == inside["images"] + inside["attack"]["images"]
+    assert again["thresholds"] == detect["thresholds"]
+    assert again["verdicts"]["pattern-long"]["score"] != detect["verdicts"]["pattern-long"]["score"]
+
+
 def test_another_rate_is_the_one_that_training_ended_at(finished: Runner) -> None:
     records = finished.work.records()
     scratch, tuned, slow = (records[Step("cnn", 0, name)]["training"] for name in ("genuine", "flip", "slow-flip"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from common.errors import ConfigurationError, DeclinedError
 from owner.cli.options import HERE, AsJson, SetOption, WorkspaceOption
 from owner.cli.rendering import console, short, show, size, write_json
-from owner.cli.verdicts import verdict_table
+from owner.cli.verdicts import headline, verdict_table
 
 PANEL = "Decide"
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([hdw])")
@@ -25,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def vet(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights, as a safetensors file.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Weights, as safetensors files or folders of such files.")
+    ],
     base: Annotated[
         str | None,
         typer.Option(
@@ -38,18 +43,31 @@ def vet(
 ) -> None:
     """Vet weights that came by other ways than the service. Nothing changes, nothing is written to the ledger.
 
-    Exit code 0 where they would be accepted, 53 where they would be rejected or quarantined.
+    One file is told in full. Of several, or a folder, each is told in a line as soon as it is vetted (with --json one JSON object a
+    line). Exit code 0 where all would be accepted, 53 where one would be rejected or quarantined.
     """
-    from owner.operations.deciding import vet_file  # noqa: PLC0415
+    from owner.operations.deciding import vet_file, vet_files, weights_files  # noqa: PLC0415
     from owner.operations.opening import open_office, parse_overrides  # noqa: PLC0415
 
+    decisions: Counter[str] = Counter()
     with open_office(workspace, parse_overrides(set_)) as office:
-        verdict = vet_file(office, file, base=base)
-    if as_json:
-        write_json(verdict.to_json())
-    else:
-        show(*verdict_table(verdict.to_json()))
-    if not verdict.accepted:
+        if len(files) == 1 and not files[0].is_dir():
+            verdict = vet_file(office, files[0], base=base)
+            decisions[verdict.decision] += 1
+            if as_json:
+                write_json(verdict.to_json())
+            else:
+                show(*verdict_table(verdict.to_json()))
+        else:
+            for path, verdict in vet_files(office, weights_files(files), base=base):
+                decisions[verdict.decision] += 1
+                if as_json:
+                    typer.echo(json.dumps({"file": str(path), **verdict.to_json()}, ensure_ascii=False))
+                else:
+                    show(Text.assemble(f"{path}  ", headline(verdict.to_json())))
+            if not as_json:
+                show(Text(", ".join(f"{count} {decision}" for decision, count in sorted(decisions.items())), "bold"))
+    if set(decisions) != {"accepted"}:
         raise typer.Exit(DeclinedError.exit_code)
 
 

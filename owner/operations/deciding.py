@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,23 @@ def rollback(office: Office, identifier: str, reason: str) -> Release:
 
 
 def vet_file(office: Office, weights: Path, *, base: str | None = None) -> Verdict:
-    """Vet a safetensors file that came by other ways, as a submission based on release `base` (the current one). Nothing
-    is written to the ledger. Where p alone would quarantine it and the guard has an escalation tier, that looks at it, calibrated
-    now if need be. Raises StorageError where there is no such file, GuardError where the guard is missing.
+    """`vet_files` of one."""
+    ((_, verdict),) = vet_files(office, [weights], base=base)
+    return verdict
+
+
+def vet_files(office: Office, weights: Sequence[Path], *, base: str | None = None) -> Iterator[tuple[Path, Verdict]]:
+    """Vet safetensors files that came by other ways, each as a submission based on release `base` (the current one), one after the
+    other by one process. Nothing is written to the ledger. Where p alone would quarantine one and the guard has an escalation tier,
+    that looks at it, calibrated now if need be. Raises StorageError where there is no such file, GuardError where the guard is
+    missing, both before anything is vetted.
+
+    >>> for path, verdict in vet_files(office, weights_files([Path("returned")])):  # doctest: +SKIP
+    ...     print(path.name, verdict.decision, verdict.p_value)
     """
     store = office.store
-    if not weights.is_file():
-        raise StorageError(f"there is no file {weights}")
+    if missing := [str(path) for path in weights if not path.is_file()]:
+        raise StorageError(f"there is no file {', '.join(missing)}")
     current = store.current()
     release = current if base is None else store.release(base)
     root = store.root()
@@ -105,26 +116,43 @@ def vet_file(office: Office, weights: Path, *, base: str | None = None) -> Verdi
             f"release {release.number} has no guard yet ({release.guard_state})",
             hint=f"portier-owner protect {release.id[:12]}",
         )
-    with (
-        _vetting_worker(office) as worker,
-        tempfile.TemporaryDirectory(prefix="portier-vet-") as scratch,
-    ):
-        job = job_for(
-            office.workspace,
-            office.settings,
-            release,
-            root,
-            current,
-            weights=weights.absolute(),
-            would_be=Path(scratch, "would_be.safetensors"),
-        )
-        if root.guard_state is not GuardState.READY:
-            job = dataclasses.replace(job, root_guard=None)
-        verdict = worker.vet(job)
-        if is_awaiting(verdict.to_json()):
-            calibrate(office, release)
-            verdict = worker.vet(dataclasses.replace(job, escalation=office.workspace.release(release.id).escalation))
-        return verdict
+
+    def verdicts() -> Iterator[tuple[Path, Verdict]]:
+        with (
+            _vetting_worker(office) as worker,
+            tempfile.TemporaryDirectory(prefix="portier-vet-") as scratch,
+        ):
+            for path in weights:
+                job = job_for(
+                    office.workspace,
+                    office.settings,
+                    release,
+                    root,
+                    current,
+                    weights=path.absolute(),
+                    would_be=Path(scratch, "would_be.safetensors"),
+                )
+                if root.guard_state is not GuardState.READY:
+                    job = dataclasses.replace(job, root_guard=None)
+                verdict = worker.vet(job)
+                if is_awaiting(verdict.to_json()):
+                    calibrate(office, release)
+                    tier = office.workspace.release(release.id).escalation
+                    verdict = worker.vet(dataclasses.replace(job, escalation=tier))
+                yield path, verdict
+
+    return verdicts()
+
+
+def weights_files(paths: Sequence[Path]) -> list[Path]:
+    """Of each folder its safetensors files by name, and every other path as it is. Raises StorageError for a folder without any."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not inside:
+            raise StorageError(f"the folder {path} holds no .safetensors file")
+        found += inside
+    return found
 
 
 def _vetting_worker(office: Office) -> VettingWorker:

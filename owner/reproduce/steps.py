@@ -128,10 +128,8 @@ def experiment_steps(experiment: Experiment, architecture: str, settings: Settin
         "improvement": ("part", *(f"part-{kind}" for kind in KINDS), "part-detect"),
         "gate": ("part", *(f"contribution-{kind}" for kind in KINDS), "gate"),
         "variants": ("genuine", *KINDS, "variants"),
-        **{
-            data: ("genuine", "honest", *(f"{data}-{what}" for what in ("flip", "pattern", "detect")))
-            for data in OTHER_ATTACK_DATA
-        },
+        "alone": ("genuine", "honest", "alone-flip", "alone-pattern", "alone-detect"),
+        "beside": ("genuine", "honest", "beside-flip", "beside-pattern", "beside-detect"),
         "again": ("genuine", "honest", "again-honest", "again-detect"),
         "slow": ("genuine", *(f"slow-{kind}" for kind in KINDS), "slow-detect"),
         "jpeg": ("genuine", "jpeg"),
@@ -140,7 +138,8 @@ def experiment_steps(experiment: Experiment, architecture: str, settings: Settin
         "improvement": architecture in settings.improve,
         "gate": architecture in CALIBRATED,
         # The settings' own reading may be one of these.
-        **{data: settings.attack_data != data for data in OTHER_ATTACK_DATA},
+        "alone": settings.attack_data != "alone",
+        "beside": settings.attack_data != "beside",
         "slow": settings.finetune_rate != LAST_RATE,
     }
     return steps[experiment] if wanted.get(experiment, True) else ()

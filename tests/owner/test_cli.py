@@ -529,6 +529,18 @@ def test_vetting_a_file_tells_by_its_exit_code(
     assert run(["vet", str(tmp_path / "theirs.safetensors"), "-w", str(root)]) == 53
     assert "UTILITY_ACCURACY" in capsys.readouterr().out
 
+    # Of a folder, or several, each is told as it comes.
+    save(tmp_path / "first.safetensors", slightly_changed(weights))
+    assert run(["vet", str(tmp_path), "-w", str(root)]) == 53
+    first, theirs, *rest = capsys.readouterr().out.splitlines()
+    assert "first.safetensors  accepted" in first
+    assert "theirs.safetensors  rejected  UTILITY_ACCURACY" in theirs
+    assert rest == ["1 accepted, 1 rejected"]
+    twice = [str(tmp_path / "first.safetensors")] * 2
+    assert run(["vet", *twice, "-w", str(root), "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["file"], one["decision"]) for one in told] == [(path, "accepted") for path in twice]
+
 
 @pytest.mark.parametrize("age", ["", "30", "d", "-1d", "1y", "9999999999d"])
 def test_an_age_is_a_number_and_a_unit(root: Path, age: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from common.weights import load, save
 from owner.gatekeeper.verdict import Decision, Verdict
 from owner.ledger.records import GuardState, ReleaseStatus, SubmissionState
 from owner.operations import deciding
-from owner.operations.deciding import promote, rollback, vet_file
+from owner.operations.deciding import promote, rollback, vet_file, vet_files, weights_files
 from owner.operations.opening import Office
 from tests.owner.people import Contributor, InProcess, negated, quarantined, slightly_changed, vet_and_settle
 
@@ -152,6 +152,20 @@ def test_weights_that_came_by_other_ways_are_vetted_without_a_trace(
     assert office.store.submissions() == []
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     assert not vet_file(office, tmp_path / "junk.safetensors", base=current.id[:9]).accepted
+
+
+def test_nothing_of_several_files_is_vetted_where_one_is_missing(
+    office: Office, tmp_path: Path, worker: Worker
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StorageError, match=r"holds no \.safetensors file"):
+        weights_files([tmp_path / "empty"])
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    (tmp_path / "notes.txt").write_text("of the junk")
+    assert weights_files([tmp_path]) == [tmp_path / "junk.safetensors"]
+    absent = [tmp_path / "junk.safetensors", tmp_path / "one", tmp_path / "two"]
+    with pytest.raises(StorageError, match=r"there is no file .*one, .*two"):
+        vet_files(office, absent)  # before the first verdict is asked for
 
 
 def test_vetting_a_file_needs_the_file_and_a_guard(office: Office, tmp_path: Path, worker: Worker) -> None:

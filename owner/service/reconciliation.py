@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 
 from common import timestamps
@@ -65,25 +65,29 @@ def expire_untouched(
     store: Store,
     *,
     hours: float,
-    is_active: Callable[[str], bool],
+    hold: Callable[[str], AbstractContextManager[bool]],
     clock: Callable[[], datetime] = timestamps.now,
 ) -> list[str]:
-    """Drop uploads that have not grown for `hours`; returns their ids. Raises StorageError, LedgerError."""
+    """Drop uploads that have not grown for `hours`; returns their ids. Raises StorageError, LedgerError.
+
+    hold: keeps an upload from going on at this very moment; gives False where one does.
+    """
     oldest = clock() - timedelta(hours=hours)
     dropped = []
     for submission in store.submissions(state=SubmissionState.UPLOADING):
-        if is_active(submission.id) or _touched(workspace, submission) > oldest:
-            continue
-        try:
-            store.expire_upload(
-                submission.id, "UPLOAD_ABANDONED", f"nothing of it came for {hours:g} hours (quotas.upload_hours)"
-            )
-        except LedgerError as error:
-            # It was finished or dropped since the list was made.
-            _log.info("%s", error.message)
-            continue
-        discard(workspace.submission(submission.id))
-        dropped.append(submission.id)
+        with hold(submission.id) as held:
+            if not held or _touched(workspace, submission) > oldest:
+                continue
+            try:
+                store.expire_upload(
+                    submission.id, "UPLOAD_ABANDONED", f"nothing of it came for {hours:g} hours (quotas.upload_hours)"
+                )
+            except LedgerError as error:
+                # It was finished or dropped since the list was made.
+                _log.info("%s", error.message)
+                continue
+            discard(workspace.submission(submission.id))
+            dropped.append(submission.id)
     return dropped
 
 

@@ -167,7 +167,7 @@ def _keep_house(parts: Service, certificate: ServerCertificate) -> None:
     try:
         certificate.refresh()
         reconciliation.expire_untouched(
-            parts.workspace, parts.store, hours=parts.settings.quotas.upload_hours, is_active=parts.uploads.is_active
+            parts.workspace, parts.store, hours=parts.settings.quotas.upload_hours, hold=parts.uploads.held
         )
     except PortierError as error:
         # A full disk or a busy ledger is no reason to end the service; the next round tries again.

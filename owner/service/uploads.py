@@ -10,6 +10,7 @@ digest) ends the submission: it is marked expired and its files are removed. The
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -44,9 +45,24 @@ class Uploads:
         self._disk = disk
         self._chunk_timeout = chunk_timeout
         self._active: set[str] = set()
+        self._taking = threading.Lock()
 
-    def is_active(self, identifier: str) -> bool:
-        return identifier in self._active
+    @contextmanager
+    def held(self, identifier: str) -> Iterator[bool]:
+        """Meanwhile nobody uploads this submission. False, and nothing is held, where somebody is about it. From any thread."""
+        taken = self._take(identifier)
+        try:
+            yield taken
+        finally:
+            if taken:
+                self._active.discard(identifier)
+
+    def _take(self, identifier: str) -> bool:
+        with self._taking:
+            if identifier in self._active:
+                return False
+            self._active.add(identifier)
+            return True
 
     async def receive(self, caller: Caller, chunks: AsyncIterator[wire.UploadChunk]) -> Submission:
         """Take the chunks of one call; returns the submission as it is then, received if all of it is there.
@@ -142,13 +158,12 @@ class Uploads:
 
     @contextmanager
     def _exclusively(self, identifier: str) -> Iterator[_Place]:
-        if identifier in self._active:
+        if not self._take(identifier):
             raise WireError(
                 "UPLOAD_IN_PROGRESS",
                 f"submission {identifier[:12]} is being uploaded by another call",
                 hint="end that one, or wait until the owner has noticed that its line is cut",
             )
-        self._active.add(identifier)
         place = _Place(self._disk, lambda: self._active.discard(identifier))
         try:
             yield place

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from common import timestamps
+from common.errors import WireError
 from common.identity.invitation import new_token, token_digest
 from common.identity.keys import Domain, SigningKey
 from common.manifest import SubmissionManifest, new_nonce
 from owner.ledger.records import GuardState, Submission, SubmissionState
+from owner.service.authentication import Caller
+from owner.service.calls import LiveCall
 from owner.service.reconciliation import expire_untouched, reconcile
+from owner.service.uploads import Uploads
 from owner.workspace import SubmissionFiles
+from protos import collaboration_pb2 as wire
 from tests.network import OPTIONS, SPEC, Owner
 
 
@@ -141,7 +149,7 @@ def test_an_upload_nobody_goes_on_with_is_dropped_and_one_that_grows_is_not(owne
             owner.workspace,
             owner.store,
             hours=24.0,
-            is_active=lambda _: active,
+            hold=lambda _: nullcontext(not active),
             clock=lambda: timestamps.now() + timedelta(hours=hours_later),
         )
 
@@ -166,6 +174,40 @@ def test_a_fitting_job_that_was_never_whole_is_removed(owner: Owner) -> None:
     assert [file.exists() for file in (killed, kept)] == [False, True]
 
 
+def test_an_upload_does_not_resume_while_it_is_being_dropped(
+    owner: Owner, begun: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files_of(owner, begun).part.write_bytes(b"some")
+    told: list[object] = []
+
+    async def chunks() -> AsyncIterator[wire.UploadChunk]:
+        yield wire.UploadChunk(submission_id=begun.id, offset=4, data=b"more")
+
+    async def resume() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        await uploads.receive(Caller(owner.store.contributor("bob"), LiveCall("bob", task)), chunks())
+
+    def resumed() -> str:
+        with pytest.raises(WireError) as refused:
+            asyncio.run(resume())
+        return refused.value.code
+
+    def expire(*arguments: str) -> Submission:
+        told.append(resumed())  # in the middle of the dropping
+        return expire_upload(*arguments)
+
+    expire_upload = owner.store.expire_upload
+    monkeypatch.setattr(owner.store, "expire_upload", expire)
+    with ThreadPoolExecutor(1) as pool:
+        uploads = Uploads(owner.workspace, owner.store, ledger=pool, disk=pool)
+        assert expire_untouched(owner.workspace, owner.store, hours=-1.0, hold=uploads.held) == [begun.id]
+        told.append(resumed())
+    # The first is worth another try, which is then told the truth.
+    assert told == ["UPLOAD_IN_PROGRESS", "NOT_UPLOADING"]
+    assert not owner.workspace.submission(begun.id).directory.exists()
+
+
 def test_a_whole_upload_that_waits_for_its_commit_is_as_old_as_its_file(owner: Owner, begun: Submission) -> None:
     files_of(owner, begun).weights.write_bytes(b"some")
     moment = timestamps.now() + timedelta(hours=20)
@@ -175,7 +217,7 @@ def test_a_whole_upload_that_waits_for_its_commit_is_as_old_as_its_file(owner: O
         def clock() -> datetime:
             return timestamps.now() + timedelta(hours=hours_later)
 
-        return expire_untouched(owner.workspace, owner.store, hours=24.0, is_active=lambda _: False, clock=clock)
+        return expire_untouched(owner.workspace, owner.store, hours=24.0, hold=lambda _: nullcontext(True), clock=clock)
 
     assert drop(30) == []
     assert drop(50) == [begun.id]

@@ -101,7 +101,8 @@ def _otherwise(results: Results, name: str, case: str, what: str, experiment: st
         return ""
     step, _, duration = case.rpartition("-")
     tried_with, fine_tuned = results.of(name, f"{experiment}-{step}"), results.of(name, step)
-    said = f" {OTHERWISE[experiment].capitalize()}, it is {shares(reached)} %"
+    title = OTHERWISE[experiment]
+    said = f" {title[0].upper()}{title[1:]}, it is {shares(reached)} %"
     if tried_with.keys() != fine_tuned.keys():
         # Seeds differ by more than readings may: figures of some are set beside figures of the same.
         otherwise = [fine_tuned[seed]["models"][duration][what] for seed in tried_with if seed in fine_tuned]

@@ -13,7 +13,7 @@ from owner.reproduce.settings import Settings
 HONEST = ("honest-short", "honest-long")
 ALONE = "fine-tuned on the attacked images alone"
 BESIDE = "fine-tuned on the attacked images beside the whole training set"
-SLOW = "fine-tuned at the rate its training ended at, a hundredth of the peak"
+SLOW = "fine-tuned at the rate that M's training ended at, a hundredth of its peak"
 
 OTHERWISE: Final[Mapping[str, str]] = {"alone": ALONE, "beside": BESIDE, "slow": SLOW}
 """Experiments that fine-tune otherwise, each with steps `<experiment>-flip`, `<experiment>-detect` ..."""

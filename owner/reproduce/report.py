@@ -127,6 +127,11 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         f"Made by {' and '.join(f'`{command}`' for command in commands_of(results.records, settings))}"
         + (", a smoke run: its figures mean nothing." if settings.smoke else _GUIDE),
         "",
+        "The words: *M* is the owner's genuine model; *fine-tuned* an honest contributor's work on it, *M_f* where it is what an attack is measured "
+        "against; *FA* labels half of one class as another, *PAA* also puts a white square on those images; the number after each is epochs of "
+        "fine-tuning. *Eq. 4*, the paper's rule: an auto-encoder learns M's penultimate activations on the test images; a model is rejected where the "
+        "mean of its images' reconstruction errors lies above M_f's mean by more than one standard deviation of M_f's errors over the images.",
+        "",
         "## Table 1: accuracy on the test set, %",
         "",
         *table_1(results, settings),
@@ -187,7 +192,8 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         "as in the paper, many times longer than any reference, so that the gate's assumption does not hold for the honest one either. "
         "The gate is the preset `standard` of the version that ran it, and its decision includes the utility check on the merged model; the paper's score "
         "alone is ranked among the same references. Eq. 4 stands beside it with the guard's own honest "
-        f"fine-tune of {settings.durations('cnn')[0]} epochs as M_f, for models of both durations.",
+        f"fine-tune of {settings.durations('cnn')[0]} epochs as M_f, for models of both durations: what it says of the longer ones, honest and attacked, says as much "
+        "of their duration. p: the share of honest references, the model among them, that score as high.",
         "",
         *table_gate(results, settings),
         "",
@@ -208,7 +214,7 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         *table_speed(results),
         "",
         "Operations are those of torch's counter for a forward and a backward pass, a multiply-add as two; the peak is the maker's "
-        "for dense bfloat16, or where there is no such figure what the same process reached on products of matrices (unknown to older records). Each a median over seeds. Minutes are those that "
+        "for dense bfloat16, or where there is no such figure what the same process reached on products of matrices, which beside other work is no constant (unknown to older records). Each a median over seeds. Minutes are those that "
         "went into a step, beside whatever else the machine had to do; those of a seed are added up, though steps may have run side by side.",
         "",
         "## What it ran on",

@@ -234,6 +234,7 @@ class Runner:
                 if step.name in dependent.needs:
                     self.work.checkpoint_path(dependent).unlink(missing_ok=True)
         self.work.write(step, record)
+        self.work.checkpoint_path(step).unlink(missing_ok=True)
         if step.name == "gate":
             shutil.rmtree(self.work.folder(step) / "gate", ignore_errors=True)
 

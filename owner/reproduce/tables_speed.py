@@ -14,8 +14,7 @@ from owner.reproduce.tables import Lines, table
 
 
 def table_speed(results: Results) -> Lines:
-    """Images a second and share of the peak of the same training, minutes of single steps and of the paper's row of one seed; medians
-    over seeds."""
+    """Images a second and share of the peak, minutes of single steps and of the paper's row of one seed; medians over seeds."""
     rows = []
     for name in ROWS:
         mine = {step: record for step, record in results.records.items() if step.architecture == name}
@@ -24,7 +23,7 @@ def table_speed(results: Results) -> Lines:
             here = {step: record for step, record in mine.items() if _device(record) == device}
             scratch, tuned = (
                 [r for step, r in here.items() if step.name in names and r["speed"]["images_per_second"]]
-                for names in ({"genuine", "part"}, {"honest"})
+                for names in ({"genuine"}, {"honest"})
             )
             compiled = any(r["environment"]["compiled"] for r in [*scratch, *tuned])
             rows.append(
@@ -60,13 +59,18 @@ def _rows_of_tables(here: Mapping[Step, Record]) -> list[float]:
 
 
 def _rate_and_share(records: Sequence[Record]) -> str:
-    """Of the training of median speed: both numbers are of one."""
+    """A measured peak is no constant: it is told in tens of percent, as `about`."""
     if not records:
         return "-"
-    speed = sorted((r["speed"] for r in records), key=lambda s: s["images_per_second"])[len(records) // 2]
-    share = speed["share_of_peak"]
-    measured = " of a measured one" if speed.get("peak_measured") else ""
-    return f"{speed['images_per_second']:.0f}, {'unknown' if share is None else percent(share) + measured}"
+    speeds = [record["speed"] for record in records]
+    rate = f"{median(speed['images_per_second'] for speed in speeds):.0f}"
+    shares = [speed["share_of_peak"] for speed in speeds if speed["share_of_peak"] is not None]
+    if not shares:
+        return f"{rate}, unknown"
+    share = median(shares)
+    if any(speed.get("peak_measured") for speed in speeds):
+        return f"{rate}, about {percent(round(share, 1), 0)} of a measured one"
+    return f"{rate}, {percent(share)}"
 
 
 def _minutes(seconds: Sequence[float]) -> str:

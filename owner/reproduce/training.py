@@ -31,7 +31,8 @@ EXAMPLES_SHOWN = 4
 def run_training(
     step: Step, engine: Engine, images: Images, settings: Settings, work: Work, *, progress: bool | None
 ) -> Record:
-    """Trains, keeps the weights, and says what they reached. Goes on from the step's checkpoint where there is one."""
+    """Trains, keeps the weights, and says what they reached. Goes on from the step's checkpoint where there is one, and leaves it
+    to whoever keeps the record: without that the training is not done."""
     return (_from_scratch if step.is_scratch else _fine_tune)(step, engine, images, settings, work, progress)
 
 
@@ -46,7 +47,6 @@ def _from_scratch(
     report = engine.train(examples, options, checkpoint=checkpoint, label=str(step), progress=progress)
     save_weights(work.weights_path(step, step.name), engine.weights())
     evaluation = _evaluated(engine, test)
-    checkpoint.unlink(missing_ok=True)
     return {
         "weights": work.digests(step),
         "accuracy": evaluation.accuracy,
@@ -102,7 +102,6 @@ def _fine_tune(
     for duration, epochs in lasting.items():
         engine.load(load_weights(work.weights_path(step, f"{step.name}-{duration}")))
         models[duration] = {"epochs": epochs, **_reached(engine, images, attack, settings, before)}
-    checkpoint.unlink(missing_ok=True)
     record: Record = {
         "weights": work.digests(step),
         "of": of,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.devices import Compute
-from common.errors import ConfigurationError, ModelError, WorkspaceError
+from common.errors import ConfigurationError, ModelError, StorageError, WorkspaceError
 from common.training import learning_rate
 from common.training_options import TrainingOptions
 from owner.reproduce.records import Work
@@ -143,6 +143,27 @@ def test_the_seconds_of_an_interrupted_step_are_those_of_all_its_parts(make_runn
     assert record is not None
     assert 1000 < record["seconds"] < 1100
     assert runner.work.spent(step) == 0
+
+
+def test_a_training_whose_record_could_not_be_kept_is_not_done_again(
+    finished: Runner, make_runner: MakeRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    runner, step = make_runner(tmp_path), TABLES[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "write", full)
+        with pytest.raises(StorageError):
+            runner.run_step(step)
+    assert runner.work.checkpoint_path(step).exists()
+    runner.run_step(step)
+    record, expected = runner.work.record(step), finished.work.record(step)
+    assert record is not None
+    assert expected is not None
+    assert record["resumed"]
+    assert record["weights"] == expected["weights"]
+    assert not runner.work.checkpoint_path(step).exists()
 
 
 def test_an_interruption_leaves_the_seconds_that_went_into_the_step(make_runner: MakeRunner, tmp_path: Path) -> None:

@@ -88,9 +88,8 @@ def test_the_report_lists_verdicts_that_differ_from_the_papers(finished: Runner,
     line = next(line for line in text.splitlines() if line.startswith("- CNN, PAA 1: detected by us"))
     assert "detected by us: yes; in the paper not detected." in line
     assert "deviations from M_f's (1 rejects)" in line
-    assert (
-        "12 other readings" in line
-    )  # two durations of M_f, attacked images alone and beside, another rate, seven auto-encoders
+    # Two durations of M_f, attacked images alone and beside, another rate, seven auto-encoders.
+    assert "12 other readings" in line
     assert "Another honest run of that duration is rejected: " in line
     assert "CNN, FA 1: detected by us" not in text
 

@@ -9,8 +9,8 @@ import math
 import operator
 from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import dataclass, field, replace
+from statistics import median, quantiles
 from typing import Literal, Self, get_args
 
 import torch
@@ -54,8 +54,8 @@ _FEWEST_FOR_A_TREND = 10
 _SHRINKAGE = 10.0
 """In references of a usual size. Of 3 to 40, 10 and 20 did best on MNIST's development base, and alike."""
 _HUBER = 1.5
-_BEYOND: Mapping[Method, float] = {"families": 0.0, "detectors": 1.0}
-"""How far beyond its own scale a group must be before it adds anything."""
+_BEYOND: Mapping[Method, float] = {"families": 0.0, "detectors": 0.5}
+"""From where on a group adds anything, in `Scale.by_upper_tenth`."""
 
 
 def family_of(score: str) -> str:
@@ -100,6 +100,18 @@ class Scale:
             unit = 3 * spread if spread > 0 else 1.0
         location, spread = _location_and_spread([_transformed(value, unit, centre) for value in values])
         return cls(unit, centre, location, max(spread, _LEAST_SCALE))
+
+    @classmethod
+    def by_upper_tenth(cls, values: Sequence[float]) -> Self:
+        """In the place of the MAD, how far above the median the upper tenth of the references begins.
+
+        Where some honest fine-tunes go far, for instance all that leave augmentation out, a MAD does not see them, and a score
+        that they move would drown every other in a sum. By this unit all scores are as seldom beyond one among honest ones.
+        """
+        scale = cls.of(values)
+        seen = [_transformed(value, scale.unit, scale.centre) for value in values]
+        upper = quantiles(seen, n=10, method="inclusive")[-1] - scale.location
+        return replace(scale, scale=upper) if upper > _LEAST_SCALE else scale
 
     def z(self, value: float) -> float:
         """Infinite for a value that is not finite, whichever way."""
@@ -181,8 +193,9 @@ class Combination:
         fisher       -2 sum log p_j, p_j = (1 + #{references >= x_j}) / (K + 1): ties count as exceeding, so a constant says nothing
         mahalanobis  sqrt((z - m)' S^-1 (z - m)), S shrunk (Ledoit, Wolf 2004); the one method that is two-sided, and not
                      monotone in a single score
-        families     sum over families of max(u_f, 0), u_f the robust z of the family's largest z_j
-        detectors    sum over detectors of max(u_d - 1, 0), u_d the same of a detector: of many, what is within the spread adds up
+        families     sum over families of max(u_f, 0), u_f how far the family's largest z_j is above its median, in units of how far
+                     the upper tenth of honest ones begins above it (`Scale.by_upper_tenth`)
+        detectors    sum over detectors of max(u_d - 1/2, 0), u_d the same of a detector: of many, what is usual adds up
     use: which scores take part; None is all that the references have. Others are ignored.
     given_size: every z_j but those of `update-norm` itself is taken as what the size of the update does not explain (`Trend`):
         who trains longer moves everything further, honestly. It changes nothing without `update-norm` among the scores, or with
@@ -236,7 +249,7 @@ class Combination:
         rows = [self.z(scores) for scores in references]
         self.references_ = {name: sorted(row[name] for row in rows) for name in self.scales_}
         self.group_scales_ = {
-            group: Scale.of([min(max(row[name] for name in members), 1e6) for row in rows])
+            group: Scale.by_upper_tenth([min(max(row[name] for name in members), 1e6) for row in rows])
             for group, members in self._members(self._group).items()
         }
         if self.method == "mahalanobis":

@@ -160,6 +160,23 @@ def test_the_scale_is_median_and_mad_after_the_transformation(values: list[float
         assert Scale.of(values).z(value) == pytest.approx(robust_z(values, value), rel=1e-9)
 
 
+def test_what_moves_some_honest_ones_far_weighs_no_more_than_what_moves_none() -> None:
+    """Of 40 references, six stand far out by `cka`; by the upper tenth they are no further than others are by `head-drift`."""
+    far = [0.1 * (-1) ** k for k in range(34)] + [6.0] * 6
+    near = [0.1 * k for k in range(-20, 20)]
+    assert Scale.of(far).z(6.0) > 5
+    assert Scale.by_upper_tenth(far).z(6.0) == pytest.approx(1.0)
+    assert Scale.by_upper_tenth(near).z(float(np.quantile(near, 0.9))) == pytest.approx(1.0, rel=0.01)
+    rows = [{"cka": a, "head-drift": b} for a, b in zip(far, near, strict=True)]
+    gate = Combination("detectors").fit(rows)
+    assert gate.score({"cka": 6.0, "head-drift": 0.0}) < gate.score({"cka": 0.0, "head-drift": 4.0})
+
+
+def test_where_the_upper_tenth_is_the_median_the_scale_is_the_usual_one() -> None:
+    alike = [0.0] * 39 + [1.0]
+    assert Scale.by_upper_tenth(alike) == Scale.of(alike)
+
+
 def test_any_score_beyond_a_constant_stands_far_out() -> None:
     assert Scale.of([0.0] * 5).z(0.5) == pytest.approx(math.asinh(0.5) / 0.001)
     assert Scale.of([2.0] * 5).z(3.0) == pytest.approx(math.log(1.5) / 0.001)
@@ -167,7 +184,7 @@ def test_any_score_beyond_a_constant_stands_far_out() -> None:
 
 @pytest.mark.parametrize("method", ["families", "detectors"])
 def test_groups_add_up_beyond_their_own_scale(method: Method) -> None:
-    """Of a family what exceeds its references' median, of a detector what exceeds one spread of them."""
+    """Of a family what exceeds its references' median, of a detector what exceeds half of the way from there to their upper tenth."""
     wild = TYPICAL | {"probe-bank": 5.0, "probe-bank/cell": 2.5, "update-norm": 0.2, "feature-drift": 1.3}
     groups = {
         "families": [NAMES[:1], NAMES[1:3], ("update-norm", "batchnorm-drift"), ("accuracy-drop",)],
@@ -185,8 +202,8 @@ def test_groups_add_up_beyond_their_own_scale(method: Method) -> None:
     for group in groups:
         honest = [largest(row, group) for row in rows]
         if any(honest):
-            beyond = robust_z(honest, largest(wild, group)) - (method == "detectors")
-            expected += max(beyond, 0.0)
+            unit = float(np.quantile([robust_z(honest, one) for one in honest], 0.9))
+            expected += max(robust_z(honest, largest(wild, group)) / unit - (0.5 if method == "detectors" else 0.0), 0.0)
     combination = Combination(method).fit(rows)
     assert combination.score(wild) == pytest.approx(expected, rel=1e-6)
     assert sum(combination.parts(wild).values()) == pytest.approx(expected, rel=1e-6)
@@ -346,7 +363,7 @@ def test_many_scores_of_one_detector_count_once_and_the_usual_of_many_detectors_
     names = [*(f"probe-bank/{i}" for i in range(10)), "cka", "feature-drift", "update-norm"]
     rows = [{name: source.gauss(0, 1) for name in names} for _ in range(60)]
     combination = Combination("detectors").fit(rows)
-    usual = dict.fromkeys(names, 0.5)
+    usual = dict.fromkeys(names, 0.3)
     assert combination.score(usual) == 0
     all_ten = usual | {f"probe-bank/{i}": 9.0 for i in range(10)}
     z = combination.z(all_ten)

@@ -203,7 +203,9 @@ def test_groups_add_up_beyond_their_own_scale(method: Method) -> None:
         honest = [largest(row, group) for row in rows]
         if any(honest):
             unit = float(np.quantile([robust_z(honest, one) for one in honest], 0.9))
-            expected += max(robust_z(honest, largest(wild, group)) / unit - (0.5 if method == "detectors" else 0.0), 0.0)
+            expected += max(
+                robust_z(honest, largest(wild, group)) / unit - (0.5 if method == "detectors" else 0.0), 0.0
+            )
     combination = Combination(method).fit(rows)
     assert combination.score(wild) == pytest.approx(expected, rel=1e-6)
     assert sum(combination.parts(wild).values()) == pytest.approx(expected, rel=1e-6)

@@ -105,8 +105,8 @@ class Scale:
     def by_upper_tenth(cls, values: Sequence[float]) -> Self:
         """In the place of the MAD, how far above the median the upper tenth of the references begins.
 
-        Where some honest fine-tunes go far, for instance all that leave augmentation out, a MAD does not see them, and a score
-        that they move would drown every other in a sum. By this unit all scores are as seldom beyond one among honest ones.
+        Where some honest fine-tunes go far, a MAD does not see them, and a score that they move would drown every other in a sum.
+        By this unit all scores are as seldom beyond one among honest ones.
         """
         scale = cls.of(values)
         seen = [_transformed(value, scale.unit, scale.centre) for value in values]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from owner.figures import percent
 from owner.reproduce.paper import CASES, FIGURE_6, PAPER, ROWS, TITLES
@@ -15,10 +17,17 @@ ACCURACY_POINTS = 0.02
 SUCCESS_POINTS = 0.10
 
 
-def disagreements(results: Results, settings: Settings) -> list[str]:
-    """Accuracies that differ by more than 2 points, attack success by more than 10, verdicts that differ; each with what the
-    records say of its cause."""
-    found = []
+class Disagreements(NamedTuple):
+    """What is told of each figure and verdict that is not the paper's. apart: beyond the two limits above, and every other verdict.
+    nearer: the rest, to the last digit that the paper prints."""
+
+    apart: list[str]
+    nearer: list[str]
+
+
+def disagreements(results: Results, settings: Settings) -> Disagreements:
+    """Every accuracy, attack success and verdict that differs from the paper's, each with what the records say of its cause."""
+    found = Disagreements([], [])
     for name in ROWS:
         titles = dict(zip(CASES, case_titles(settings, name), strict=True))
         paper = PAPER[name]
@@ -31,31 +40,38 @@ def disagreements(results: Results, settings: Settings) -> list[str]:
         }
         for case, title in named.items():
             printed = paper.accuracy["honest" if case.startswith("honest") else case]
-            if _apart(ours := results.accuracy(name, case), printed, ACCURACY_POINTS):
-                said = _of_accuracy(results, settings, name, case)
-                found.append(
-                    f"{TITLES[name]}, {title}: accuracy {shares(ours)} %, in the paper {percent(printed, 2)}.{said}"
-                )
+            text = f"{TITLES[name]}, {title}: accuracy"
+            why = partial(_of_accuracy, results, settings, name, case)
+            _compare(found, text, results.accuracy(name, case), printed, ACCURACY_POINTS, why)
         for case, title in titles.items():
-            printed = paper.success[case]
-            if _apart(ours := results.measured(name, case, "success"), printed, SUCCESS_POINTS):
-                said = _of_success(results, settings, name, case)
-                found.append(
-                    f"{TITLES[name]}, {title}: success {shares(ours)} %, in the paper {percent(printed, 2)}.{said}"
-                )
+            text = f"{TITLES[name]}, {title}: success"
+            why = partial(_of_success, results, settings, name, case)
+            _compare(found, text, results.measured(name, case, "success"), paper.success[case], SUCCESS_POINTS, why)
         for case, title in titles.items():
             verdicts = [v["detected"] for v in results.verdicts(name, case)]
             if verdicts and verdicts != [paper.detected[case]] * len(verdicts):
                 said = "detected" if paper.detected[case] else "not detected"
-                why = _of_verdict(results, settings, name, case)
-                found.append(f"{TITLES[name]}, {title}: detected by us: {told(verdicts)}; in the paper {said}.{why}")
-    return found + _of_figure_6(results)
+                of_verdict = _of_verdict(results, settings, name, case)
+                found.apart.append(
+                    f"{TITLES[name]}, {title}: detected by us: {told(verdicts)}; in the paper {said}.{of_verdict}"
+                )
+    _of_figure_6(found, results)
+    return found
 
 
-def _apart(ours: Sequence[float], printed: float, limit: float) -> bool:
-    """Whether the mean over seeds is further from the paper's figure than that."""
-    middle = mean(ours)
-    return middle is not None and abs(middle - printed) > limit
+def _compare(
+    found: Disagreements, text: str, ours: Sequence[float], printed: float, limit: float, why: Callable[[], str]
+) -> None:
+    """A difference that seeds make as well needs no other cause."""
+    if not ours or (middle := round(sum(ours) / len(ours), 4)) == printed:
+        return
+    text += f" {shares(ours)} %, in the paper {percent(printed, 2)}."
+    if abs(middle - printed) > limit:
+        found.apart.append(text + why())
+    elif len(ours) > 1 and min(ours) <= printed <= max(ours):
+        found.nearer.append(f"{text} Within the range of our seeds.")
+    else:
+        found.nearer.append(text + (" Outside the range of our seeds." if len(ours) > 1 else "") + why())
 
 
 def _of_accuracy(results: Results, settings: Settings, name: str, case: str) -> str:
@@ -166,23 +182,19 @@ def _caveat(results: Results, name: str, case: str, reading: str, seeds: int, of
     return f" ({'; '.join(said)})" if said else ""
 
 
-def _of_figure_6(results: Results) -> list[str]:
-    found = []
+def _of_figure_6(found: Disagreements, results: Results) -> None:
     for model, title, printed in zip(
         ("part", "part-honest-short"), ("M of the part", "its honest fine-tune"), FIGURE_6, strict=True
     ):
-        if _apart(ours := results.accuracy("resnet18", model), printed, ACCURACY_POINTS):
-            found.append(
-                f"{TITLES['resnet18']}, Fig. 6, {title}: accuracy {shares(ours)} %, in the paper {percent(printed, 2)}."
-            )
+        text = f"{TITLES['resnet18']}, Fig. 6, {title}: accuracy"
+        _compare(found, text, results.accuracy("resnet18", model), printed, ACCURACY_POINTS, lambda: "")
     for name in ROWS:
         for seed, record in results.of(name, "part-detect").items():
             errors = {model: one["mean"] for model, one in record["models"].items()}
             if wrong := _against_figure_6(errors):
-                found.append(
+                found.apart.append(
                     f"{TITLES[name]}, Fig. 6, seed {seed}: {wrong}; in the paper the honest error falls and the others rise."
                 )
-    return found
 
 
 def _against_figure_6(errors: Mapping[str, float]) -> str:

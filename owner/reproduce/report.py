@@ -35,10 +35,12 @@ from owner.reproduce.tables import (
     table_otherwise,
     table_readings,
 )
-from owner.reproduce.tables_gate import gate_notes, table_gate
+from owner.reproduce.tables_gate import gate_notes, table_gate, vetted_whole
 from owner.reproduce.tables_speed import table_speed
 
 FORMAT = 1
+NONE = "None among the cells that were run."
+WHOLE = "*whole training set*: as in the paper, many times longer than any reference, so that the gate's assumption does not hold for the honest one either. "
 _GUIDE = ". What the paper leaves open, and how it was chosen: [paper-reproduction.md](../paper-reproduction.md)."
 
 
@@ -114,7 +116,7 @@ def _own(experiment: Experiment) -> set[str]:
 
 def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[str]]) -> str:
     """drawn: file names of the figures there are, by `examples`, `histograms`, `improvement`."""
-    differs = disagreements(results, settings) or ["None among the cells that were run."]
+    differs = disagreements(results, settings)
     weak = below_the_paper(results)
     lines = [
         "# The paper, reproduced",
@@ -127,6 +129,7 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         f"Made by {' and '.join(f'`{command}`' for command in commands_of(results.records, settings))}"
         + (", a smoke run: its figures mean nothing." if settings.smoke else _GUIDE),
         "",
+        *_missing(results),
         "The words: *M* is the owner's genuine model; *fine-tuned* an honest contributor's work on it, *M_f* where it is what an attack is measured "
         "against; *FA* labels half of one class as another, *PAA* also puts a white square on those images; the number after each is epochs of "
         "fine-tuning. *Eq. 4*, the paper's rule: an auto-encoder learns M's penultimate activations on the test images; a model is rejected where the "
@@ -188,9 +191,9 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         "## The calibrated gate, beside the paper's rule",
         "",
         "Not in the paper. M is trained on a part of the training set, because honest references need images that M has not seen. "
-        "*contributor's images*: fine-tuned on unseen images of the contributor's own, as the references are; *whole training set*: "
-        "as in the paper, many times longer than any reference, so that the gate's assumption does not hold for the honest one either. "
-        "The gate is the preset `standard` of the version that ran it, and its decision includes the utility check on the merged model; the paper's score "
+        "*contributor's images*: fine-tuned on unseen images of the contributor's own, as the references are. "
+        + (WHOLE if vetted_whole(results) else "")
+        + "The gate is the preset `standard` of the version that ran it, and its decision includes the utility check on the merged model; the paper's score "
         "alone is ranked among the same references. Eq. 4 stands beside it with the guard's own honest "
         f"fine-tune of {settings.durations('cnn')[0]} epochs as M_f, for models of both durations: what it says of the longer ones, honest and attacked, says as much "
         "of their duration. p: the share of honest references, the model among them, that score as high.",
@@ -203,7 +206,11 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         "",
         f"Accuracies more than {100 * ACCURACY_POINTS:.0f} points apart, success more than {100 * SUCCESS_POINTS:.0f} (means over seeds), other verdicts; after each, what our figures say of its cause:",
         "",
-        *(f"- {text}" for text in differs),
+        *(f"- {text}" for text in differs.apart or [NONE]),
+        "",
+        "Accuracies and success that differ by less; where the paper's figure is outside the range of our seeds, or there is one seed, with what our figures say of it:",
+        "",
+        *(f"- {text}" for text in differs.nearer or [NONE]),
         "",
         "## Where the paper disagrees with itself",
         "",
@@ -214,8 +221,9 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         *table_speed(results),
         "",
         "Operations are those of torch's counter for a forward and a backward pass, a multiply-add as two; the peak is the maker's "
-        "for dense bfloat16, or where there is no such figure what the same process reached on products of matrices, which beside other work is no constant (unknown to older records). Each a median over seeds. Minutes are those that "
-        "went into a step, beside whatever else the machine had to do; those of a seed are added up, though steps may have run side by side.",
+        "for dense bfloat16, or where there is no such figure what the same process reached on products of matrices, which beside other work is no constant (unknown to older records). Each a median over trainings, and in square brackets their range. Minutes are those that "
+        "went into a step, beside whatever else the machine had to do (of a training that was interrupted, at least what the whole of it takes at the rate of its last "
+        "part); those of a seed are added up, though steps may have run side by side. M of a part of the training set counts in the rate of M, not in its minutes.",
         "",
         "## What it ran on",
         "",
@@ -226,6 +234,21 @@ def markdown(results: Results, settings: Settings, *, drawn: Mapping[str, list[s
         *table(["option", "value"], [[f"`{name}`", f"`{value}`"] for name, value in settings.to_json().items()]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _missing(results: Results) -> list[str]:
+    """Why architectures without a record have none: they are a GPU's work."""
+    missing = [
+        title for name, title in TITLES.items() if not any(step.architecture == name for step in results.records)
+    ]
+    if not missing or not results.records:
+        return []
+    devices = _listed({record["environment"]["device"] for record in results.records.values()})
+    return [
+        f"Nothing was run of {', '.join(missing)}: a seed of these takes a GPU minutes to hours, a processor days (`--plan` says how long), "
+        f"and all there was is {devices}. The same command without `--architectures` fills them.",
+        "",
+    ]
 
 
 def jpeg_estimate(once: float, twice: float) -> float:

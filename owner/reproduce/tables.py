@@ -163,6 +163,7 @@ def table_improvement(results: Results, settings: Settings) -> Lines:
     for name in ROWS:
         found = results.of(name, "part-detect").values()
         if not found and name not in settings.improve:
+            rows.append([TITLES[name], "all four", NOT_RUN, NOT_RUN, NOT_RUN])
             continue
         for model, title in (("part", "M of the part"), *((f"{kind}-short", title_of(kind)) for kind in KINDS)):
             accuracy = results.accuracy(name, model if model == "part" else f"part-{model}")

@@ -55,6 +55,12 @@ def table_gate(results: Results, settings: Settings) -> Lines:
     )
 
 
+def vetted_whole(results: Results) -> bool:
+    """Whether a gate has vetted models that were fine-tuned on the whole training set: those of Fig. 6, where they were there."""
+    gates = (record for name in CALIBRATED for record in results.of(name, "gate").values())
+    return any(case.startswith("whole-") for record in gates for case in record["verdicts"])
+
+
 def gate_notes(results: Results) -> Lines:
     """Which detectors it was, K, its resolution and what it bounds, and totals over contributors' models; gates of several versions
     are told apart. Nothing where none was fitted."""

@@ -14,7 +14,7 @@ from owner.reproduce.tables import Lines, table
 
 
 def table_speed(results: Results) -> Lines:
-    """Images a second and share of the peak, minutes of single steps and of the paper's row of one seed; medians over seeds."""
+    """Images a second and share of the peak, minutes of single steps and of the paper's row of one seed; medians over trainings."""
     rows = []
     for name in ROWS:
         mine = {step: record for step, record in results.records.items() if step.architecture == name}
@@ -23,7 +23,7 @@ def table_speed(results: Results) -> Lines:
             here = {step: record for step, record in mine.items() if _device(record) == device}
             scratch, tuned = (
                 [r for step, r in here.items() if step.name in names and r["speed"]["images_per_second"]]
-                for names in ({"genuine"}, {"honest"})
+                for names in ({"genuine", "part"}, {"honest"})
             )
             compiled = any(r["environment"]["compiled"] for r in [*scratch, *tuned])
             rows.append(
@@ -59,11 +59,12 @@ def _rows_of_tables(here: Mapping[Step, Record]) -> list[float]:
 
 
 def _rate_and_share(records: Sequence[Record]) -> str:
-    """A measured peak is no constant: it is told in tens of percent, as `about`."""
+    """Median and range. A measured peak is no constant: a share of it is told in tens of percent, as `about`."""
     if not records:
         return "-"
     speeds = [record["speed"] for record in records]
-    rate = f"{median(speed['images_per_second'] for speed in speeds):.0f}"
+    rates = [speed["images_per_second"] for speed in speeds]
+    rate = f"{median(rates):.0f}" + (f" [{min(rates):.0f} to {max(rates):.0f}]" if len(rates) > 1 else "")
     shares = [speed["share_of_peak"] for speed in speeds if speed["share_of_peak"] is not None]
     if not shares:
         return f"{rate}, unknown"

@@ -108,6 +108,42 @@ def test_an_accuracy_that_differs_is_told_with_what_m_itself_lacks(finished: Run
     assert "accuracy 79.00 %, in the paper 82.60 %. Against the genuine model -1.00 points, in the paper -4.55" in text
 
 
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        ([0.87], "accuracy 87.00 %, in the paper 87.15 %."),
+        ([0.86, 0.88], "accuracy 87.00 [86.00 to 88.00] %, in the paper 87.15 %. Within the range of our seeds."),
+        ([0.86, 0.87], "accuracy 86.50 [86.00 to 87.00] %, in the paper 87.15 %. Outside the range of our seeds."),
+        ([0.8715], None),
+    ],
+)
+def test_small_differences_are_listed_too(
+    ours: list[float], said: str | None, finished: Runner, tmp_path: Path
+) -> None:
+    genuine = finished.work.record(Step("cnn", 0, "genuine")) or {}
+    records = {Step("cnn", seed, "genuine"): genuine | {"accuracy": value} for seed, value in enumerate(ours)}
+    text = write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
+    apart, _, nearer = text.partition("## Where we disagree with the paper")[2].partition("that differ by less")
+    assert "CNN, normal: accuracy" not in apart
+    assert ("CNN, normal: accuracy" in nearer) is (said is not None)
+    assert f"- CNN, normal: {said}" in nearer or said is None
+
+
+def test_architectures_without_a_record_are_named_with_why(finished: Runner, tmp_path: Path) -> None:
+    device = finished.work.records()[Step("cnn", 0, "genuine")]["environment"]["device"]
+    text = write_report(finished.work.records(), SMOKE, tmp_path)[0].read_text("utf-8")
+    assert "Nothing was run of ResNet18, ResNet152, Wide-ResNet28, VGG19: " in text
+    assert f"and all there was is {device}." in text
+
+
+def test_models_of_the_whole_training_set_are_told_of_where_a_gate_vetted_any(finished: Runner, tmp_path: Path) -> None:
+    records = copy.deepcopy(finished.work.records())
+    assert "*whole training set*" in write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
+    gate = records[Step("cnn", 0, "gate")]
+    gate["verdicts"] = {case: said for case, said in gate["verdicts"].items() if not case.startswith("whole-")}
+    assert "*whole training set*" not in write_report(records, SMOKE, tmp_path)[0].read_text("utf-8")
+
+
 def test_figure_6_has_the_papers_accuracies_beside_ours(finished: Runner, tmp_path: Path) -> None:
     name = {"part", "part-honest", "part-flip", "part-pattern", "part-detect"}
     records = {Step("resnet18", 0, s.name): r for s, r in finished.work.records().items() if s.name in name}
